@@ -1,0 +1,429 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::task::JoinSet;
+
+use super::handle::{ChatHome, ChatTrace, Draft, SentMessage};
+use super::message::{ChatMsg, ReadMark, StepRequest};
+use super::state::{ChatState, Known, StepDecision};
+use crate::CommandError;
+use crate::door::Reply;
+use crate::model::{Chat, Direction, EntryDraft, Jid, Message, MessageId};
+use crate::ports::connector::{IncomingMessage, Taken};
+use crate::ports::{
+    Answer, Claim, Clock, Done, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Write,
+};
+
+pub(super) struct ChatActor;
+
+pub(super) struct ChatArgs {
+    pub(super) home: ChatHome,
+    pub(super) jid: Jid,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) trace: Arc<ChatTrace>,
+    /// The predecessor and the last job it submitted.
+    pub(super) before: Option<(ActorCell, Ticket)>,
+}
+
+pub(super) struct Chatting {
+    home: ChatHome,
+    jid: Jid,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    trace: Arc<ChatTrace>,
+    state: ChatState,
+    /// Steps that wait until their message was read. Bounded by the places of the door.
+    waiting: HashMap<MessageId, Vec<(StepRequest, Reply<Taken>)>>,
+    reads: JoinSet<()>,
+}
+
+impl Actor for ChatActor {
+    type Msg = ChatMsg;
+    type State = Chatting;
+    type Arguments = ChatArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<ChatMsg>,
+        args: ChatArgs,
+    ) -> Result<Chatting, ActorProcessingErr> {
+        let ChatArgs {
+            home,
+            jid,
+            store,
+            clock,
+            trace,
+            before,
+        } = args;
+        if let Some((cell, ticket)) = before {
+            // Never two at a time, and never a row that the predecessor is about to change.
+            cell.wait(None).await?;
+            store.passed(home.tenant, ticket).await;
+        }
+        let row = store.chat(home.tenant, home.device, &jid).await?;
+        let state = ChatState::new(home.device, jid.clone(), row);
+        Ok(Chatting {
+            home,
+            jid,
+            store,
+            clock,
+            trace,
+            state,
+            waiting: HashMap::new(),
+            reads: JoinSet::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ChatMsg>,
+        message: ChatMsg,
+        chat: &mut Chatting,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ChatMsg::Send {
+                draft,
+                claim,
+                reply,
+            } => chat.send(&myself, *draft, claim, reply),
+            ChatMsg::Receive { message, reply } => chat.receive(&myself, *message, reply),
+            ChatMsg::Step { request, reply } => chat.step(&myself, request, reply),
+            ChatMsg::Found { id, found } => chat.found(&myself, id, found),
+            ChatMsg::MarkRead { read, claim, reply } => chat.mark_read(&myself, read, claim, reply),
+            ChatMsg::Stale => drop(myself.drain()),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<ChatMsg>,
+        chat: &mut Chatting,
+    ) -> Result<(), ActorProcessingErr> {
+        chat.trace.ended.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Chatting {
+    fn send(
+        &mut self,
+        myself: &ActorRef<ChatMsg>,
+        draft: Draft,
+        claim: Option<Claim>,
+        reply: Reply<SentMessage>,
+    ) {
+        let placed = self
+            .state
+            .place_outbound(draft, self.home.owner.jid(), self.clock.now());
+        let Message { body, state } = placed.message;
+        let body = Arc::new(body);
+        let sent = SentMessage {
+            id: body.id,
+            chat: self.jid.clone(),
+            status: state.status,
+            created_at: body.created_at,
+            // Known when it is committed.
+            cursor: crate::model::Cursor { epoch: 0, seq: 0 },
+            replayed: false,
+        };
+        let answer = Answer::Sent {
+            id: sent.id,
+            chat: sent.chat.clone(),
+            status: sent.status,
+            created_at: sent.created_at,
+        };
+        let outbox = Write::OutboxAdd {
+            device: self.home.device,
+            chat: self.jid.clone(),
+            id: body.id,
+        };
+        let writes = vec![
+            Write::Message {
+                body: Box::new((*body).clone()),
+                state,
+            },
+            outbox,
+            Write::Chat(Box::new(placed.row)),
+        ];
+        let owner = Arc::clone(&self.home.owner);
+        let myself = myself.clone();
+        let done = move |outcome| {
+            let answer = match outcome {
+                Outcome::Committed { cursor } => {
+                    owner.offer(body);
+                    Ok(SentMessage { cursor, ..sent })
+                }
+                Outcome::Replayed(kept) => {
+                    stale(&myself);
+                    replayed(kept)
+                }
+                Outcome::Mismatch => {
+                    stale(&myself);
+                    Err(CommandError::IdempotencyMismatch)
+                }
+                Outcome::Failed(error) => {
+                    stale(&myself);
+                    Err(failed(&error))
+                }
+            };
+            reply.send(answer);
+        };
+        self.submit(
+            writes,
+            vec![placed.entry],
+            claim.map(|it| (it, answer)),
+            done,
+        );
+    }
+
+    fn receive(
+        &mut self,
+        myself: &ActorRef<ChatMsg>,
+        message: IncomingMessage,
+        reply: Reply<Taken>,
+    ) {
+        let placed =
+            match self
+                .state
+                .place_inbound(message, self.home.owner.jid(), self.clock.now())
+            {
+                Ok(placed) => placed,
+                Err(known) => return reply.send(Ok(Taken::Repeat(known))),
+            };
+        let Message { body, state } = placed.message;
+        let id = body.id;
+        let upstream = Write::Upstream {
+            device: self.home.device,
+            chat: self.jid.clone(),
+            from_me: body.direction == Direction::Out,
+            upstream_id: body.upstream_id.clone(),
+            id,
+        };
+        let writes = vec![
+            Write::Message {
+                body: Box::new(body),
+                state,
+            },
+            upstream,
+            Write::Chat(Box::new(placed.row)),
+        ];
+        let done = told(myself, reply, move || Taken::New(id));
+        self.submit(writes, vec![placed.entry], None, done);
+    }
+
+    fn step(&mut self, myself: &ActorRef<ChatMsg>, request: StepRequest, reply: Reply<Taken>) {
+        match self.state.step(request.id, &request.step) {
+            StepDecision::Forward { state, entry } => {
+                let id = request.id;
+                let mut writes = vec![Write::MessageState {
+                    device: self.home.device,
+                    chat: self.jid.clone(),
+                    id,
+                    state,
+                }];
+                writes.extend(self.leaves_outbox(&request));
+                let done = told(myself, reply, move || Taken::New(id));
+                self.submit(writes, vec![entry], None, done);
+            }
+            StepDecision::Nothing => {
+                let id = request.id;
+                match self.leaves_outbox(&request) {
+                    Some(write) => {
+                        let done = told(myself, reply, move || Taken::Repeat(id));
+                        self.submit(vec![write], Vec::new(), None, done);
+                    }
+                    None => reply.send(Ok(Taken::Repeat(id))),
+                }
+            }
+            StepDecision::Unknown => self.read_for(myself, request, reply),
+        }
+    }
+
+    fn leaves_outbox(&self, request: &StepRequest) -> Option<Write> {
+        let write = || Write::OutboxRemove {
+            device: self.home.device,
+            chat: self.jid.clone(),
+            id: request.id,
+        };
+        request.leaves_outbox.then(write)
+    }
+
+    /// The step goes on when its message was read; others for the same message queue up behind it.
+    fn read_for(&mut self, myself: &ActorRef<ChatMsg>, request: StepRequest, reply: Reply<Taken>) {
+        while self.reads.try_join_next().is_some() {}
+        let id = request.id;
+        let waiting = self.waiting.entry(id).or_default();
+        waiting.push((request, reply));
+        if 1 < waiting.len() {
+            return;
+        }
+        let (store, home, myself) = (Arc::clone(&self.store), self.home.clone(), myself.clone());
+        self.reads.spawn(async move {
+            let found = store
+                .message(home.tenant, home.device, id)
+                .await
+                .map(|it| it.map(Box::new));
+            drop(myself.send_message(ChatMsg::Found { id, found }));
+        });
+    }
+
+    fn found(
+        &mut self,
+        myself: &ActorRef<ChatMsg>,
+        id: MessageId,
+        found: Result<Option<Box<Message>>, StoreError>,
+    ) {
+        let waiting = self.waiting.remove(&id).unwrap_or_default();
+        let known = match found {
+            Ok(Some(message)) if message.body.chat == self.jid => Known::from(&*message),
+            Ok(_) => {
+                for (_, reply) in waiting {
+                    reply.send(Ok(Taken::Unknown));
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "message of a receipt could not be read");
+                for (_, reply) in waiting {
+                    reply.send(Err(CommandError::Unavailable));
+                }
+                return;
+            }
+        };
+        self.state.remember(known);
+        for (request, reply) in waiting {
+            self.step(myself, request, reply);
+        }
+    }
+
+    fn mark_read(
+        &mut self,
+        myself: &ActorRef<ChatMsg>,
+        read: ReadMark,
+        claim: Option<Claim>,
+        reply: Reply<Chat>,
+    ) {
+        let Some((row, entry)) = self.state.mark_read(read, self.clock.now()) else {
+            return reply.send(Err(CommandError::NotFound));
+        };
+        let answer = Answer::Given {
+            status: 200,
+            location: None,
+            body: super::state::to_json(&row),
+        };
+        let writes = entry
+            .iter()
+            .map(|_| Write::Chat(Box::new(row.clone())))
+            .collect();
+        let myself = myself.clone();
+        let done = move |outcome| {
+            reply.send(match outcome {
+                Outcome::Committed { cursor: _ } => Ok(row),
+                // Reading twice is reading once: the present row is as good an answer as the first one.
+                Outcome::Replayed(_) => Ok(row),
+                Outcome::Mismatch => Err(CommandError::IdempotencyMismatch),
+                Outcome::Failed(error) => {
+                    stale(&myself);
+                    Err(failed(&error))
+                }
+            });
+        };
+        self.submit(
+            writes,
+            entry.into_iter().collect(),
+            claim.map(|it| (it, answer)),
+            done,
+        );
+    }
+
+    /// Hands a job to the writer. A job that is refused answers through its own `done`, as one that was never taken.
+    fn submit(
+        &mut self,
+        writes: Vec<Write>,
+        entries: Vec<EntryDraft>,
+        claim: Option<(Claim, Answer)>,
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) {
+        let refused = Arc::new(parking_lot::Mutex::new(Some(done)));
+        let taken = Arc::clone(&refused);
+        let done: Done = Box::new(move |outcome| {
+            if let Some(done) = taken.lock().take() {
+                done(outcome);
+            }
+        });
+        match self.store.submit(
+            self.home.tenant,
+            Job {
+                writes,
+                entries,
+                claim,
+                done,
+            },
+        ) {
+            Ok(ticket) => self.trace.ticket.store(ticket.0, Ordering::Release),
+            Err(error) => {
+                if let Some(done) = refused.lock().take() {
+                    done(Outcome::Failed(StoreError::from(error)));
+                }
+            }
+        }
+    }
+}
+
+fn told(
+    myself: &ActorRef<ChatMsg>,
+    reply: Reply<Taken>,
+    taken: impl FnOnce() -> Taken + Send + 'static,
+) -> impl FnOnce(Outcome) + Send + 'static {
+    let myself = myself.clone();
+    move |outcome| {
+        reply.send(match outcome {
+            Outcome::Committed { cursor: _ } | Outcome::Replayed(_) | Outcome::Mismatch => {
+                Ok(taken())
+            }
+            Outcome::Failed(error) => {
+                stale(&myself);
+                Err(failed(&error))
+            }
+        });
+    }
+}
+
+/// What the chat believes is no longer what is stored: it leaves, and its successor loads.
+fn stale(chat: &ActorRef<ChatMsg>) {
+    drop(chat.send_message(ChatMsg::Stale));
+}
+
+fn replayed(kept: KeptAnswer) -> Result<SentMessage, CommandError> {
+    match kept.answer {
+        Answer::Sent {
+            id,
+            chat,
+            status,
+            created_at,
+        } => Ok(SentMessage {
+            id,
+            chat,
+            status,
+            created_at,
+            cursor: kept.cursor,
+            replayed: true,
+        }),
+        Answer::Given { .. } => Err(CommandError::IdempotencyMismatch),
+    }
+}
+
+fn failed(error: &StoreError) -> CommandError {
+    match error {
+        StoreError::Refused(refused) => (*refused).into(),
+        StoreError::Failed
+        | StoreError::Full
+        | StoreError::Away
+        | StoreError::Damaged { .. }
+        | StoreError::Engine { .. } => CommandError::OutcomeUnknown,
+    }
+}

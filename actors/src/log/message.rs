@@ -1,0 +1,47 @@
+use super::handle::{Attached, Consumer, ConsumerName};
+use crate::door::{Place, Reply};
+use crate::model::Cursor;
+use crate::ports::{Answer, Claim};
+
+/// What a log's actor can be asked.
+pub(super) enum LogMsg {
+    /// A connection takes a name.
+    Attach {
+        name: ConsumerName,
+        fresh: Cursor,
+        reply: Reply<Attached>,
+    },
+    /// A connection lets go of a name.
+    Detach {
+        name: ConsumerName,
+        attachment: u64,
+        _place: Place,
+    },
+    /// Tell all named consumers.
+    List { reply: Reply<Vec<Consumer>> },
+    /// Move a consumer.
+    Seek {
+        name: ConsumerName,
+        to: Cursor,
+        claim: Option<(Claim, Answer)>,
+        reply: Reply<Seek>,
+    },
+    /// A consumer was moved, durably.
+    Moved { name: ConsumerName, to: Cursor },
+    /// Forget a consumer.
+    Delete {
+        name: ConsumerName,
+        reply: Reply<()>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What became of a wish to move.
+#[derive(Clone, Debug)]
+pub enum Seek {
+    /// It stands there now.
+    Moved(Consumer),
+    /// This call was answered before.
+    Replayed(Answer),
+}

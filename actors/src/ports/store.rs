@@ -1,0 +1,552 @@
+//! Where everything durable is kept: one writer that orders and commits, and reads of the past.
+//!
+//! A backend implements the four traits below; `Store` is all of them in one hand. What a backend must do beyond the
+//! signatures is written as the store contract, which every backend runs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::log::{Entry, Log};
+use crate::model::{
+    Chat, ContentKind, Cursor, DeviceId, DeviceRecord, Direction, EntryDraft, EventId, Jid, KeyId,
+    KeyRecord, Message, MessageBody, MessageId, MessageState, SessionChange, Status, Tenant,
+    TenantId, Timestamp,
+};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A write failed: nothing is acknowledged until the store is opened again.
+    #[error("store has failed")]
+    Failed,
+    /// No room is left; nothing was written.
+    #[error("storage is full")]
+    Full,
+    /// The store is closing or away; nothing was written.
+    #[error("store is away")]
+    Away,
+    /// The job was not taken; nothing was written.
+    #[error("job was refused")]
+    Refused(#[from] SubmitError),
+    /// What was read is not what was written.
+    #[error("stored data is damaged: {what}")]
+    Damaged {
+        /// Which record.
+        what: &'static str,
+    },
+    /// The engine failed in its own way.
+    #[error("store operation `{operation}` failed")]
+    Engine {
+        /// What it was asked for.
+        operation: &'static str,
+        /// What it says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why a job was not taken. Nothing of it is stored, now or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The tenant's queue is full.
+    #[error("too much waits to be written")]
+    Busy,
+    /// No room is left on the disk.
+    #[error("storage is full")]
+    Full,
+    /// An earlier write failed; the store must be opened again.
+    #[error("store has failed")]
+    Failed,
+    /// The store is closing.
+    #[error("store is closing")]
+    Closing,
+}
+
+/// One change of a row.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A new message with its first state; also its entry in the device's index.
+    Message {
+        /// The part that never changes.
+        body: Box<MessageBody>,
+        /// Where it starts.
+        state: MessageState,
+    },
+    /// A new state of a message.
+    MessageState {
+        /// Its device.
+        device: DeviceId,
+        /// Its chat.
+        chat: Jid,
+        /// Its name.
+        id: MessageId,
+        /// The state.
+        state: MessageState,
+    },
+    /// The row of a chat; of several in one commit only the last is written.
+    Chat(Box<Chat>),
+    /// A message now waits for the network.
+    OutboxAdd {
+        /// Its device.
+        device: DeviceId,
+        /// Its chat.
+        chat: Jid,
+        /// Its name.
+        id: MessageId,
+    },
+    /// A message no longer waits for the network.
+    OutboxRemove {
+        /// Its device.
+        device: DeviceId,
+        /// Its chat.
+        chat: Jid,
+        /// Its name.
+        id: MessageId,
+    },
+    /// What the network calls a message, so that a repeat is seen.
+    Upstream {
+        /// Its device.
+        device: DeviceId,
+        /// Its chat.
+        chat: Jid,
+        /// Whether the device's own account wrote it.
+        from_me: bool,
+        /// The network's name.
+        upstream_id: String,
+        /// Ours.
+        id: MessageId,
+    },
+    /// A device, made or changed.
+    Device(Box<DeviceRecord>),
+    /// A device and all that belongs to it goes: messages, chats, outbox, history.
+    DeviceRemoved(DeviceId),
+    /// One change of a session's state.
+    SessionChange {
+        /// The device.
+        device: DeviceId,
+        /// Names the change; ids of one device rise.
+        id: EventId,
+        /// The change.
+        change: SessionChange,
+    },
+    /// A tenant, made or changed. Making one also starts its log.
+    Tenant(Box<Tenant>),
+    /// A key, made or changed; written under the tenant that owns it.
+    Key(Box<KeyRecord>),
+    /// A key goes.
+    KeyRemoved(KeyId),
+    /// Where a named consumer stands.
+    Consumer {
+        /// Its name.
+        name: String,
+        /// Everything up to here is behind it.
+        cursor: Cursor,
+    },
+    /// A named consumer goes.
+    ConsumerRemoved(String),
+    /// Entries up to and with this one may be erased; readers no longer see them.
+    LogFloor(u64),
+    /// A value in a connector's own space; `None` erases it.
+    Value {
+        /// The space, such as `simulator`.
+        space: &'static str,
+        /// The key, at most 256 bytes.
+        key: Vec<u8>,
+        /// The value.
+        value: Option<Bytes>,
+    },
+}
+
+/// What a retry gets again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// A message was taken; the place of its entry is added by the writer.
+    Sent {
+        /// Its name.
+        id: MessageId,
+        /// Its chat.
+        chat: Jid,
+        /// How it stands: queued or scheduled.
+        status: Status,
+        /// When it was taken.
+        created_at: Timestamp,
+    },
+    /// Any other answer, as it was given.
+    Given {
+        /// The HTTP status.
+        status: u16,
+        /// The `Location` header.
+        location: Option<String>,
+        /// The body, JSON.
+        body: Bytes,
+    },
+}
+
+/// An answer that is kept for the retries of its call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptAnswer {
+    /// The answer.
+    pub answer: Answer,
+    /// The place of the job's last entry, or the head where it had none.
+    pub cursor: Cursor,
+    /// What was asked: the hash of operation, path and body.
+    pub fingerprint: [u8; 32],
+    /// When it is forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// A client's claim to an idempotency key.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The operation id; keys of different operations do not meet.
+    pub operation: &'static str,
+    /// The client's key, 1 to 255 printable ASCII characters.
+    pub key: Arc<str>,
+    /// The hash of operation, path and body.
+    pub fingerprint: [u8; 32],
+    /// When the answer is forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// What became of a job that was taken.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is durable and shown.
+    Committed {
+        /// The place of its last entry, or the head where it has none.
+        cursor: Cursor,
+    },
+    /// Its key was used before for the same call: nothing was written, this is the first answer.
+    Replayed(KeptAnswer),
+    /// Its key was used before for another call: nothing was written.
+    Mismatch,
+    /// Whether it is stored is unknown, or it surely is not: see the error.
+    Failed(StoreError),
+}
+
+/// Runs once, on the writer's thread, after the commit: it must be quick and must not block.
+pub type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What is to be written at once or not at all.
+pub struct Job {
+    /// The rows.
+    pub writes: Vec<Write>,
+    /// The entries, in order; they get consecutive places.
+    pub entries: Vec<EntryDraft>,
+    /// The key under which the answer is kept.
+    pub claim: Option<(Claim, Answer)>,
+    /// Told what became of it.
+    pub done: Done,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("writes", &self.writes.len())
+            .field("entries", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The place of a job in its tenant's queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Whether the store takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// Yes.
+    Ready,
+    /// No: the disk is full. It takes them again by itself.
+    Full,
+    /// No: a write failed. It must be opened again.
+    Failed,
+}
+
+/// Orders and commits: one sync for all that waits.
+#[async_trait]
+pub trait Writer: Send + Sync {
+    /// Puts a job into its tenant's queue, in order, at once. The tenant must exist, or be made by the job.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`]: nothing is stored, and `done` is dropped without being called.
+    fn submit(&self, tenant: TenantId, job: Job) -> Result<Ticket, SubmitError>;
+
+    /// Waits until the job with this ticket, and so every earlier one of the tenant, is settled.
+    async fn passed(&self, tenant: TenantId, ticket: Ticket);
+
+    /// The log of a tenant; `None` where there is no such tenant.
+    fn log(&self, tenant: TenantId) -> Option<Arc<Log>>;
+
+    /// Whether it takes writes.
+    fn health(&self) -> StoreHealth;
+
+    /// What an acknowledgement stands for: `fsync` or `quorum`.
+    fn durability(&self) -> &'static str;
+
+    /// Settles what was taken, refuses the rest, syncs and closes.
+    async fn close(&self);
+}
+
+/// Which way a list runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Newest first.
+    Newest,
+    /// Oldest first.
+    Oldest,
+}
+
+/// Which messages a list holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageFilter {
+    /// At or after.
+    pub from: Option<Timestamp>,
+    /// Before.
+    pub to: Option<Timestamp>,
+    /// Which way they went.
+    pub direction: Option<Direction>,
+    /// What they carry.
+    pub kind: Option<ContentKind>,
+    /// How far they got.
+    pub status: Option<Status>,
+    /// A part of their text, lower case.
+    pub text: Option<String>,
+}
+
+impl MessageFilter {
+    /// Whether a message belongs into the list.
+    #[must_use]
+    pub fn matches(&self, message: &Message) -> bool {
+        let (body, state) = (&message.body, &message.state);
+        let said = |part: &String| match &body.content {
+            crate::model::Content::Text {
+                text,
+                preview_url: _,
+            } => text.to_lowercase().contains(part),
+            crate::model::Content::Location { .. } | crate::model::Content::Contacts { .. } => {
+                false
+            }
+        };
+        self.from.is_none_or(|it| it <= body.created_at)
+            && self.to.is_none_or(|it| body.created_at < it)
+            && self.direction.is_none_or(|it| it == body.direction)
+            && self.kind.is_none_or(|it| it == body.kind)
+            && self.status.is_none_or(|it| it == state.status)
+            && self.text.as_ref().is_none_or(said)
+    }
+}
+
+/// A page of messages that is wanted.
+#[derive(Clone, Debug)]
+pub struct MessageQuery {
+    /// Of this chat, or of the whole device.
+    pub chat: Option<Jid>,
+    /// Beyond this one, which is left out; from the end where `None`.
+    pub beyond: Option<MessageId>,
+    /// Which way.
+    pub order: Order,
+    /// Only these.
+    pub filter: MessageFilter,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of messages.
+#[derive(Clone, Debug, Default)]
+pub struct MessagePage {
+    /// The messages. There may be fewer than were asked for, even none, though more follow: a filter looks at a
+    /// bounded number of rows at a time.
+    pub items: Vec<Message>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<MessageId>,
+}
+
+/// A page of chats that is wanted: the last active first.
+#[derive(Clone, Debug)]
+pub struct ChatQuery {
+    /// Beyond this one (its `active_at` and address), which is left out.
+    pub beyond: Option<(Timestamp, Jid)>,
+    /// Only with, or only without, unread messages.
+    pub unread: Option<bool>,
+    /// A part of the address.
+    pub text: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Reads of messages and chats. Each call names its tenant.
+#[async_trait]
+pub trait History: Send + Sync {
+    /// One message of a device.
+    async fn message(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        id: MessageId,
+    ) -> Result<Option<Message>, StoreError>;
+
+    /// A page of messages.
+    async fn messages(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        query: MessageQuery,
+    ) -> Result<MessagePage, StoreError>;
+
+    /// One chat.
+    async fn chat(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        chat: &Jid,
+    ) -> Result<Option<Chat>, StoreError>;
+
+    /// A page of chats; one more than `limit` is never given.
+    async fn chats(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        query: ChatQuery,
+    ) -> Result<Vec<Chat>, StoreError>;
+
+    /// Our name for a message, by the network's.
+    async fn by_upstream(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        chat: &Jid,
+        from_me: bool,
+        upstream_id: &str,
+    ) -> Result<Option<MessageId>, StoreError>;
+
+    /// Messages that wait for the network, by chat and then in order, beyond the one named.
+    async fn outbox(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        beyond: Option<(Jid, MessageId)>,
+        limit: usize,
+    ) -> Result<Vec<Message>, StoreError>;
+}
+
+/// Reads of the log.
+#[async_trait]
+pub trait LogReader: Send + Sync {
+    /// Entries after `seq`, in order: at most `entries_max`, and at most about `bytes_max` bytes but always one.
+    /// Entries at or below the floor are not given.
+    async fn entries(
+        &self,
+        tenant: TenantId,
+        after: u64,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, StoreError>;
+
+    /// The greatest `seq` whose entry lies before `time` (the floor where there is none): from there a reader gets
+    /// everything from `time` on.
+    async fn seq_before(&self, tenant: TenantId, time: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// A key that signs access tokens.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningKey {
+    /// Its `kid`.
+    pub id: String,
+    /// The seed of the Ed25519 key.
+    pub seed: [u8; 32],
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When another took its place.
+    pub retired_at: Option<Timestamp>,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads of the small things: tenants, keys, devices, consumers.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// All tenants.
+    async fn tenants(&self) -> Result<Vec<Tenant>, StoreError>;
+
+    /// All devices of a tenant, in the order they were made.
+    async fn devices(&self, tenant: TenantId) -> Result<Vec<DeviceRecord>, StoreError>;
+
+    /// One key, whosever it is.
+    async fn key(&self, id: KeyId) -> Result<Option<KeyRecord>, StoreError>;
+
+    /// The keys of a tenant, newest first.
+    async fn keys(&self, tenant: TenantId) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// Where the named consumers of a tenant stand.
+    async fn consumers(&self, tenant: TenantId) -> Result<Vec<(String, Cursor)>, StoreError>;
+
+    /// The changes of a session's state, newest first, beyond the one named.
+    async fn session_changes(
+        &self,
+        tenant: TenantId,
+        device: DeviceId,
+        beyond: Option<EventId>,
+        limit: usize,
+    ) -> Result<Vec<(EventId, SessionChange)>, StoreError>;
+
+    /// The answer kept for a key of an operation, unless it is forgotten.
+    async fn kept_answer(
+        &self,
+        tenant: TenantId,
+        operation: &str,
+        key: &str,
+    ) -> Result<Option<KeptAnswer>, StoreError>;
+
+    /// Values of a connector's space whose key starts with `prefix`, in the order of their keys, beyond the one named.
+    async fn values(
+        &self,
+        tenant: TenantId,
+        space: &'static str,
+        prefix: &[u8],
+        beyond: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>, StoreError>;
+}
+
+/// Everything a backend does.
+pub trait Store: Writer + History + LogReader + Directory + 'static {}
+
+impl<T: Writer + History + LogReader + Directory + 'static> Store for T {}
+
+/// Submits a job and waits for what becomes of it.
+///
+/// # Errors
+///
+/// [`SubmitError`] where it was not taken.
+pub async fn commit(
+    writer: &(impl Writer + ?Sized),
+    tenant: TenantId,
+    writes: Vec<Write>,
+    entries: Vec<EntryDraft>,
+    claim: Option<(Claim, Answer)>,
+) -> Result<Outcome, SubmitError> {
+    let (told, outcome) = tokio::sync::oneshot::channel();
+    let done: Done = Box::new(move |outcome| drop(told.send(outcome)));
+    writer.submit(
+        tenant,
+        Job {
+            writes,
+            entries,
+            claim,
+            done,
+        },
+    )?;
+    Ok(outcome.await.unwrap_or(Outcome::Failed(StoreError::Away)))
+}
