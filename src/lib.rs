@@ -1,1 +1,15 @@
-//! x
+#![doc = include_str!("ARCHITECTURE.md")]
+
+mod connector;
+mod credentials;
+mod gateway;
+mod http;
+mod problem;
+mod store;
+mod ws;
+
+pub mod config;
+pub mod operator;
+pub mod telemetry;
+
+pub use gateway::{Gateway, StartError, StoreTrouble};

@@ -9,14 +9,12 @@ use tokio::time::Instant;
 
 use super::Log;
 use super::handle::{Attached, Consumer, ConsumerName, LogOptions};
-use super::message::{LogMsg, Seek};
+use super::message::LogMsg;
 use super::state::{Consumers, NoName};
 use crate::CommandError;
 use crate::door::{Door, Reply};
 use crate::model::{Cursor, Timestamp};
-use crate::ports::{
-    Answer, Claim, Clock, Done, Job, KeptAnswer, Outcome, Store, StoreError, Write, commit,
-};
+use crate::ports::{Clock, Done, Job, Outcome, Store, StoreError, Write, commit};
 
 /// Places of consumers are written at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -95,12 +93,7 @@ impl Actor for LogActor {
                 _place,
             } => keeping.detach(&name, attachment),
             LogMsg::List { reply } => reply.send(Ok(keeping.consumers.list())),
-            LogMsg::Seek {
-                name,
-                to,
-                claim,
-                reply,
-            } => keeping.seek(&name, to, claim, reply),
+            LogMsg::Seek { name, to, reply } => keeping.seek(&name, to, reply),
             LogMsg::Moved { name, to } => keeping.moved(&name, to),
             LogMsg::Delete { name, reply } => keeping.delete(&name, reply),
             LogMsg::Tick => keeping.tick(),
@@ -139,13 +132,7 @@ impl Keeping {
     }
 
     /// Whoever holds the name goes first, so that no later ack is written over the new place.
-    fn seek(
-        &mut self,
-        name: &ConsumerName,
-        to: Cursor,
-        claim: Option<(Claim, Answer)>,
-        reply: Reply<Seek>,
-    ) {
+    fn seek(&mut self, name: &ConsumerName, to: Cursor, reply: Reply<Consumer>) {
         if !self.consumers.release(name) {
             return reply.send(Err(CommandError::NotFound));
         }
@@ -156,7 +143,7 @@ impl Keeping {
         let (door, name) = (self.door.clone(), name.clone());
         let done = move |outcome| {
             reply.send(match outcome {
-                Outcome::Committed { .. } => {
+                Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
                     let moved = Consumer {
                         name: name.clone(),
                         cursor: to,
@@ -164,14 +151,12 @@ impl Keeping {
                     };
                     // Where the actor is gone, its successor reads the place from the store.
                     drop(door.push(LogMsg::Moved { name, to }));
-                    Ok(Seek::Moved(moved))
+                    Ok(moved)
                 }
-                Outcome::Replayed(KeptAnswer { answer, .. }) => Ok(Seek::Replayed(answer)),
-                Outcome::Mismatch => Err(CommandError::IdempotencyMismatch),
                 Outcome::Failed(error) => Err(unsure(&error)),
             });
         };
-        self.submit(vec![write], claim, done);
+        self.submit(vec![write], done);
     }
 
     fn moved(&mut self, name: &ConsumerName, to: Cursor) {
@@ -189,7 +174,7 @@ impl Keeping {
                 Outcome::Failed(error) => Err(unsure(&error)),
             });
         };
-        self.submit(vec![Write::ConsumerRemoved(name.to_string())], None, done);
+        self.submit(vec![Write::ConsumerRemoved(name.to_string())], done);
     }
 
     fn tick(&mut self) {
@@ -219,16 +204,11 @@ impl Keeping {
             Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {}
             Outcome::Failed(_) => failed.store(true, Ordering::Release),
         };
-        self.submit(unwritten.into_iter().map(write).collect(), None, done);
+        self.submit(unwritten.into_iter().map(write).collect(), done);
     }
 
     /// Hands a job to the writer. One that is refused is told so by its own `done`.
-    fn submit(
-        &self,
-        writes: Vec<Write>,
-        claim: Option<(Claim, Answer)>,
-        done: impl FnOnce(Outcome) + Send + 'static,
-    ) {
+    fn submit(&self, writes: Vec<Write>, done: impl FnOnce(Outcome) + Send + 'static) {
         let once = Arc::new(Mutex::new(Some(done)));
         let taken = Arc::clone(&once);
         let done: Done = Box::new(move |outcome| {
@@ -242,7 +222,7 @@ impl Keeping {
             Job {
                 writes,
                 entries: Vec::new(),
-                claim,
+                claim: None,
                 done,
             },
         ) {
@@ -309,7 +289,7 @@ async fn trim(log: &Log, store: &dyn Store, limit: Timestamp) -> Result<(), Comm
     .await?
     {
         Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
-            log.raise_floor(seq)
+            log.raise_floor(seq);
         }
         Outcome::Failed(error) => return Err(error.into()),
     }

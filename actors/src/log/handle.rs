@@ -9,11 +9,11 @@ use tokio::sync::oneshot;
 
 use super::actor::{LogActor, LogArgs};
 use super::listener::{Listener, Reset, Start, judge};
-use super::message::{LogMsg, Seek};
+use super::message::LogMsg;
 use super::{Entry, Log};
 use crate::door::{Door, DoorLimits};
 use crate::model::{Cursor, EntryHeader, EventId};
-use crate::ports::{Answer, Claim, Clock, LogReader, Store, StoreError};
+use crate::ports::{Clock, LogReader, Store, StoreError};
 use crate::{CommandError, StartError};
 
 /// How long the log is kept, and how much its actor holds.
@@ -342,19 +342,9 @@ impl LogHandle {
     /// # Errors
     ///
     /// `NotFound`, else as any command.
-    pub async fn seek(
-        &self,
-        name: ConsumerName,
-        to: Cursor,
-        claim: Option<(Claim, Answer)>,
-    ) -> Result<Seek, CommandError> {
+    pub async fn seek(&self, name: ConsumerName, to: Cursor) -> Result<Consumer, CommandError> {
         self.door
-            .ask(|reply| LogMsg::Seek {
-                name,
-                to,
-                claim,
-                reply,
-            })
+            .ask(|reply| LogMsg::Seek { name, to, reply })
             .await
     }
 

@@ -1,7 +1,6 @@
 use super::handle::{Attached, Consumer, ConsumerName};
 use crate::door::{Place, Reply};
 use crate::model::Cursor;
-use crate::ports::{Answer, Claim};
 
 /// What a log's actor can be asked.
 pub(super) enum LogMsg {
@@ -23,8 +22,7 @@ pub(super) enum LogMsg {
     Seek {
         name: ConsumerName,
         to: Cursor,
-        claim: Option<(Claim, Answer)>,
-        reply: Reply<Seek>,
+        reply: Reply<Consumer>,
     },
     /// A consumer was moved, durably.
     Moved { name: ConsumerName, to: Cursor },
@@ -35,13 +33,4 @@ pub(super) enum LogMsg {
     },
     /// Time has passed.
     Tick,
-}
-
-/// What became of a wish to move.
-#[derive(Clone, Debug)]
-pub enum Seek {
-    /// It stands there now.
-    Moved(Consumer),
-    /// This call was answered before.
-    Replayed(Answer),
 }

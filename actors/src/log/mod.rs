@@ -25,5 +25,4 @@ pub use handle::{
     ConsumerNameError, LogHandle, LogOptions, Opened,
 };
 pub use listener::{Heard, Listener, Lost, Reset, Start, judge};
-pub use message::Seek;
 pub use ring::{Ephemeral, Log, Pulse, RING_BYTES_MAX, RING_ENTRIES_MAX, RingBudget, RingRead};

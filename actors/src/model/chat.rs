@@ -13,6 +13,7 @@ pub struct Chat {
     /// The device that has it.
     pub device: DeviceId,
     /// Inbound messages that nobody has read.
+    #[serde(rename = "unread_count")]
     pub unread: u32,
     /// The newest message.
     pub last_message: Option<LastMessage>,

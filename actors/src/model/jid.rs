@@ -268,7 +268,7 @@ mod tests {
         #[test]
         fn a_canonical_form_stays_what_it_is(text in "\\PC{0,40}") {
             if let Ok(jid) = text.parse::<Jid>() {
-                prop_assert_eq!(jid.as_str().parse::<Jid>(), Ok(jid.clone()));
+                prop_assert_eq!(jid.as_str().parse::<Jid>(), Ok(jid));
             }
         }
     }

@@ -116,7 +116,7 @@ impl Actor for NodeActor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(cell, error) => {
-                node.tenant_failed(&cell, &error.to_string())
+                node.tenant_failed(&cell, &error.to_string());
             }
             SupervisionEvent::ActorTerminated(cell, _, _) => {
                 if let Some(tenant) = node.cells.remove(&cell.get_id()) {

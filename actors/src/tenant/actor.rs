@@ -124,7 +124,7 @@ impl Actor for TenantActor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(cell, error) => {
-                tenant.child_failed(&cell, &error.to_string())
+                tenant.child_failed(&cell, &error.to_string());
             }
             SupervisionEvent::ActorTerminated(cell, _, _) => {
                 tenant.shared.cells.lock().remove(&cell.get_id());

@@ -1,0 +1,289 @@
+//! Closed loop: every connection sends its next request when the last one is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::Endpoint;
+use crate::client::http::{Answer, Connection};
+use crate::client::sends::{read_batch, read_sent};
+use crate::error::LoadError;
+use crate::latency::Latencies;
+use crate::progress;
+use crate::report::{ErrorCounts, Report, per_second};
+use crate::server::usage;
+
+/// Pause after an error, so that a server that refuses is not asked in a tight loop.
+const AFTER_ERROR: Duration = Duration::from_millis(20);
+/// How long answers may still come after the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How to count what an answer acknowledges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judge {
+    /// One message with each 202.
+    Single,
+    /// As many as the batch's answer says.
+    Batch,
+}
+
+/// When a run measures.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    /// Load that is not measured.
+    pub(crate) warm_up: Duration,
+    /// Load that is.
+    pub(crate) measured: Duration,
+}
+
+impl Window {
+    /// The window from now on.
+    pub(crate) fn open(self) -> Span {
+        let from = Instant::now() + self.warm_up;
+        Span {
+            from,
+            until: from + self.measured,
+        }
+    }
+}
+
+/// A window with its times.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    /// Start of measuring.
+    pub(crate) from: Instant,
+    /// End of measuring and of load.
+    pub(crate) until: Instant,
+}
+
+impl Span {
+    /// Whether what happened between two times counts.
+    pub(crate) fn covers(self, began: Instant, ended: Instant) -> bool {
+        began >= self.from && ended <= self.until
+    }
+}
+
+/// What to load a server with.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The server.
+    pub(crate) endpoint: Endpoint,
+    /// Its process, if known.
+    pub(crate) pid: Option<u32>,
+    /// The requests, sent in turn.
+    pub(crate) requests: Arc<[Bytes]>,
+    /// How to count answers.
+    pub(crate) judge: Judge,
+    /// Connections at a time.
+    pub(crate) connections: usize,
+    /// When to measure.
+    pub(crate) window: Window,
+}
+
+/// What one connection, or all of them, did within the window.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    /// Messages that were acknowledged.
+    pub(crate) accepted: u64,
+    /// Request → answer.
+    pub(crate) latencies: Latencies,
+    /// What was refused or failed, also outside of the window.
+    pub(crate) errors: ErrorCounts,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            accepted: 0,
+            latencies: Latencies::new(),
+            errors: ErrorCounts::default(),
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.latencies.merge(&other.latencies);
+        self.errors.merge(other.errors);
+    }
+}
+
+/// What a run did.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// All connections together.
+    pub(crate) tally: Tally,
+    /// How long was measured.
+    pub(crate) measured: Duration,
+    /// What the server's process used meanwhile.
+    pub(crate) cpu: Option<Duration>,
+    /// Its memory at the end.
+    pub(crate) rss: Option<u64>,
+}
+
+impl Outcome {
+    /// Messages a second.
+    pub(crate) fn rate(&self) -> f64 {
+        per_second(self.tally.accepted, self.measured)
+    }
+
+    /// Puts the run into a report.
+    pub(crate) fn tell(self, name: &str, report: &mut Report) {
+        report.figure(format!("{name}: messages"), self.rate(), "/s");
+        if let Some(cpu) = self.cpu {
+            report.figure(format!("{name}: server CPU"), cpu.as_secs_f64(), "s");
+            report.figure(
+                format!("{name}: messages per server CPU-second"),
+                per_second(self.tally.accepted, cpu),
+                "/CPU-s",
+            );
+        }
+        if let Some(rss) = self.rss {
+            report.figure(format!("{name}: server memory"), mebibytes(rss), "MiB");
+        }
+        report.latency(name, &self.tally.latencies);
+        if self.tally.accepted == 0 {
+            report.fault(format!("{name}: nothing was acknowledged"));
+        }
+        report.errors(self.tally.errors);
+    }
+}
+
+/// Bytes as MiB.
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    crate::report::float(bytes) / 1_048_576.0
+}
+
+/// Loads a server over HTTP.
+pub(crate) async fn run(plan: &Plan, label: &str) -> Result<Outcome, LoadError> {
+    let span = plan.window.open();
+    let mut workers = JoinSet::new();
+    for index in 0..plan.connections {
+        // Each connection starts at another chat, so that they do not walk in step.
+        let first = index * plan.requests.len() / plan.connections.max(1);
+        workers.spawn(connection(plan.clone(), first, span));
+    }
+    measure(plan.pid, span, workers, label).await
+}
+
+/// Waits for the window to pass, samples the server's process at its ends, gathers what the workers did.
+pub(crate) async fn measure(
+    pid: Option<u32>,
+    span: Span,
+    mut workers: JoinSet<Tally>,
+    label: &str,
+) -> Result<Outcome, LoadError> {
+    progress::wait(span.from, &format!("{label}: warm-up")).await;
+    let (before, began) = (pid.map(usage).transpose()?, Instant::now());
+    progress::wait(span.until, label).await;
+    let (after, measured) = (pid.map(usage).transpose()?, began.elapsed());
+    let mut tally = Tally::new();
+    let gather = async {
+        while let Some(joined) = workers.join_next().await {
+            match joined {
+                Ok(part) => tally.merge(part),
+                Err(error) => tally.errors.count(format!("worker: {error}")),
+            }
+        }
+    };
+    if timeout(GRACE, gather).await.is_err() {
+        for _ in 0..workers.len() {
+            tally.errors.count(format!("no answer within {GRACE:?}"));
+        }
+        workers.shutdown().await;
+    }
+    Ok(Outcome {
+        tally,
+        measured,
+        cpu: before
+            .zip(after)
+            .map(|(before, after)| after.cpu.saturating_sub(before.cpu)),
+        rss: after.map(|usage| usage.rss),
+    })
+}
+
+async fn connection(plan: Plan, first: usize, span: Span) -> Tally {
+    let mut connection = Connection::new(plan.endpoint.address);
+    let mut tally = Tally::new();
+    let mut began = Instant::now();
+    for request in plan.requests.iter().cycle().skip(first) {
+        if began >= span.until {
+            break;
+        }
+        let answer = connection.exchange(request).await;
+        let ended = Instant::now();
+        match answer.and_then(|answer| judge(plan.judge, &answer, &mut tally.errors)) {
+            Ok(accepted) if span.covers(began, ended) => {
+                tally.accepted += accepted;
+                tally.latencies.record(ended.duration_since(began));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tally.errors.count(error.tally_name());
+                sleep(AFTER_ERROR).await;
+            }
+        }
+        began = ended;
+    }
+    tally
+}
+
+fn judge(judge: Judge, answer: &Answer, errors: &mut ErrorCounts) -> Result<u64, LoadError> {
+    match judge {
+        Judge::Single if answer.status == 202 => Ok(1),
+        Judge::Single => read_sent(answer).map(|_| 1),
+        Judge::Batch => {
+            let outcome = read_batch(answer)?;
+            errors.merge(outcome.errors);
+            Ok(outcome.accepted)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &'static str) -> Answer {
+        Answer {
+            status,
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn a_refused_send_is_not_counted_as_a_message() {
+        let mut errors = ErrorCounts::default();
+        assert_eq!(
+            judge(Judge::Single, &answer(202, "{}"), &mut errors).unwrap(),
+            1
+        );
+        assert!(
+            judge(
+                Judge::Single,
+                &answer(429, r#"{"code":"rate_limited"}"#),
+                &mut errors
+            )
+            .is_err()
+        );
+        let part = answer(202, r#"{"items":[{"ok":{}},{"error":{"code":"busy"}}]}"#);
+        assert_eq!(judge(Judge::Batch, &part, &mut errors).unwrap(), 1);
+        assert_eq!(errors.total(), 1);
+    }
+
+    #[tokio::test]
+    async fn only_what_lies_in_the_window_counts() {
+        let second = Duration::from_secs(1);
+        let window = Window {
+            warm_up: second,
+            measured: second,
+        };
+        let span = window.open();
+        assert!(!span.covers(span.from - second, span.from));
+        assert!(span.covers(span.from, span.until));
+        assert!(!span.covers(span.from, span.until + second));
+    }
+}

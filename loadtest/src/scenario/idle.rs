@@ -1,0 +1,231 @@
+//! `idle`: memory of a socket and of a device that do nothing.
+
+use clap::Args;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::subscribers::Subscribers;
+use crate::client::Endpoint;
+use crate::client::calls::Api;
+use crate::client::ws::Dialect;
+use crate::error::LoadError;
+use crate::progress;
+use crate::report::{ErrorCounts, Report, float};
+use crate::server::settled_rss;
+use crate::target::{Gateway, TargetOptions};
+
+/// Sockets and devices that are opened before the first reading, so that one-off costs are not counted.
+const WARM: u64 = 50;
+/// Devices that are made at a time.
+const AT_A_TIME: usize = 8;
+
+/// How many to open.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Load {
+    /// Idle sockets; 0 leaves this part out.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=50_000))]
+    pub(crate) sockets: u64,
+    /// Idle linked devices; 0 leaves this part out.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(0..=20_000))]
+    pub(crate) devices: u64,
+}
+
+/// Options of `idle`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) target: TargetOptions,
+    #[command(flatten)]
+    load: Load,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Bytes of one idle socket.
+    pub(crate) socket: Option<f64>,
+    /// Bytes of one idle device.
+    pub(crate) device: Option<f64>,
+    /// What was refused on the way.
+    errors: ErrorCounts,
+}
+
+impl Outcome {
+    /// Puts the measurement into a report.
+    pub(crate) fn tell(self, name: &str, report: &mut Report) {
+        if let Some(bytes) = self.socket {
+            report.figure(
+                format!("{name}: memory of an idle socket"),
+                bytes / 1_024.0,
+                "KiB",
+            );
+        }
+        if let Some(bytes) = self.device {
+            report.figure(
+                format!("{name}: memory of an idle device"),
+                bytes / 1_024.0,
+                "KiB",
+            );
+        }
+        report.errors(self.errors);
+    }
+}
+
+/// Runs the scenario.
+pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Report, LoadError> {
+    let mut report = Report::new("idle");
+    measure(&options.load, gateway)
+        .await?
+        .tell("gateway", &mut report);
+    Ok(report)
+}
+
+/// Measures sockets, then devices.
+pub(crate) async fn measure(load: &Load, gateway: &Gateway) -> Result<Outcome, LoadError> {
+    let pid = gateway.pid.ok_or_else(|| {
+        LoadError::Target("idle reads the server's memory: name it by --start or --pid".to_owned())
+    })?;
+    let mut outcome = Outcome::default();
+    if load.sockets > 0 {
+        let (bytes, refused) =
+            sockets(&gateway.endpoint, Dialect::Gateway, pid, load.sockets).await?;
+        outcome.socket = Some(bytes);
+        outcome.errors.merge(refused);
+    }
+    if load.devices > 0 {
+        outcome.device = Some(devices(gateway, pid, load.devices).await?);
+    }
+    Ok(outcome)
+}
+
+/// Memory of one idle socket in bytes.
+pub(crate) async fn sockets(
+    endpoint: &Endpoint,
+    dialect: Dialect,
+    pid: u32,
+    count: u64,
+) -> Result<(f64, ErrorCounts), LoadError> {
+    let open = async |count: u64| {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        Subscribers::open(endpoint, dialect, count, Instant::now()).await
+    };
+    let warm = open(WARM).await?;
+    let before = settled_rss(pid).await?;
+    let idle = open(count).await?;
+    let after = settled_rss(pid).await?;
+    let refused = idle.refused.clone();
+    let mut ended = ErrorCounts::default();
+    for seen in idle.close().await?.into_iter().chain(warm.close().await?) {
+        if !seen.stayed {
+            ended.merge(seen.errors);
+        }
+    }
+    if ended.total() > 0 {
+        return Err(LoadError::Protocol(format!(
+            "idle sockets ended by themselves: {ended:?}"
+        )));
+    }
+    Ok((each(before, after, count), refused))
+}
+
+async fn devices(gateway: &Gateway, pid: u32, count: u64) -> Result<f64, LoadError> {
+    let api = Api::new(gateway.endpoint.clone());
+    let mut made = link(&api, WARM).await?;
+    let before = settled_rss(pid).await?;
+    made.extend(link(&api, count).await?);
+    let after = settled_rss(pid).await?;
+    let removing = progress::bar(length(&made), "removing devices");
+    spread(
+        made,
+        |device| {
+            let api = api.clone();
+            async move { api.delete_device(&device).await }
+        },
+        || removing.inc(1),
+    )
+    .await?;
+    removing.finish_and_clear();
+    Ok(each(before, after, count))
+}
+
+/// Makes and links devices; answers their ids.
+async fn link(api: &Api, count: u64) -> Result<Vec<String>, LoadError> {
+    let linking = progress::bar(count, "linking devices");
+    let names = (0..count).map(|index| format!("idle {index}")).collect();
+    let made = spread(
+        names,
+        |name| {
+            let api = api.clone();
+            async move {
+                let device = api.create_device(&name).await?;
+                api.link_device(&device.id).await?;
+                Ok(device.id)
+            }
+        },
+        || linking.inc(1),
+    )
+    .await?;
+    linking.finish_and_clear();
+    Ok(made)
+}
+
+/// Does the same for many, some at a time; the first error ends it.
+async fn spread<T, F>(
+    items: Vec<String>,
+    work: impl Fn(String) -> F,
+    done: impl Fn(),
+) -> Result<Vec<T>, LoadError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, LoadError>> + Send + 'static,
+{
+    let mut results = Vec::with_capacity(items.len());
+    let mut running = JoinSet::new();
+    let mut items = items.into_iter();
+    for item in items.by_ref().take(AT_A_TIME) {
+        running.spawn(work(item));
+    }
+    while let Some(joined) = running.join_next().await {
+        let result =
+            joined.map_err(|error| LoadError::Protocol(format!("a worker ended: {error}")))?;
+        results.push(result?);
+        done();
+        if let Some(item) = items.next() {
+            running.spawn(work(item));
+        }
+    }
+    Ok(results)
+}
+
+fn each(before: u64, after: u64, count: u64) -> f64 {
+    float(after.saturating_sub(before)) / float(count)
+}
+
+fn length<T>(items: &[T]) -> u64 {
+    u64::try_from(items.len()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_are_done_and_the_first_error_is_told() {
+        let items = |count: usize| (0..count).map(|index| index.to_string()).collect();
+        let doubled = spread(
+            items(100),
+            |item| async move { Ok(item.parse::<u64>().unwrap_or(0) * 2) },
+            || {},
+        );
+        let mut found = doubled.await.unwrap();
+        found.sort_unstable();
+        assert_eq!(found, (0..100).map(|n| n * 2).collect::<Vec<_>>());
+        let fiftieth = async |item: String| (item != "50").then_some(()).ok_or(item);
+        let failing = spread(
+            items(100),
+            move |item| async move { fiftieth(item).await.map_err(LoadError::Target) },
+            || {},
+        );
+        assert!(matches!(failing.await, Err(LoadError::Target(item)) if item == "50"));
+    }
+}

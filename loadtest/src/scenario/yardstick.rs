@@ -1,0 +1,291 @@
+//! `yardstick`: what a bare server and the bare store can do here, under the same client.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tempfile::TempDir;
+
+use super::closed_loop::{Judge, Outcome, Plan, Window, run};
+use super::fanout::{self, Pace, Stage};
+use super::idle;
+use crate::client::Endpoint;
+use crate::client::sends::{singles, text};
+use crate::client::ws::Dialect;
+use crate::error::LoadError;
+use crate::report::Report;
+use crate::server::ChildServer;
+use crate::yardstick::append::Append;
+use crate::yardstick::committer::{self, Callers};
+use crate::yardstick::serve;
+use crate::yardstick::store::{Shape, Store};
+
+/// The parts of the yardstick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// A bare axum handler.
+    Http,
+    /// A bare axum WebSocket broadcast.
+    Ws,
+    /// The storage engine alone.
+    Store,
+    /// A plain file.
+    Append,
+    /// One record alone, with its sync.
+    Record,
+}
+
+/// The records that stand for a message, and where they go.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Records {
+    /// Records of a message. Take the figures from the gateway's own metrics.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) records: u64,
+    /// Bytes of a record, key and value together.
+    #[arg(long, default_value_t = 180)]
+    pub(crate) record_bytes: usize,
+    /// Folder for the yardstick's files; it should be on the gateway's disk. They are removed at the end.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+}
+
+impl Records {
+    fn shape(&self) -> Shape {
+        Shape {
+            records: self.records,
+            bytes: self.record_bytes.clamp(32, 1 << 20),
+        }
+    }
+
+    fn base(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// Remarks what makes figures of the store worthless.
+    pub(crate) fn remark(&self, report: &mut Report) {
+        let base = self.base();
+        if in_memory(&base) {
+            report.note(format!(
+                "{} is in memory, where a sync costs nothing: name a folder on a disk by --scratch",
+                base.display()
+            ));
+        }
+    }
+
+    fn folder(&self) -> Result<TempDir, LoadError> {
+        let base = self.base();
+        TempDir::new_in(&base).map_err(LoadError::io(format!(
+            "making a folder in {}",
+            base.display()
+        )))
+    }
+}
+
+/// Options of `yardstick`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    fanout: fanout::Load,
+    #[command(flatten)]
+    records: Records,
+    /// Only these parts.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "http,ws,store,append,record"
+    )]
+    parts: Vec<Part>,
+    /// Connections of the HTTP part, one number after another.
+    #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
+    connections: Vec<usize>,
+    /// Callers that wait for the store, one number after another.
+    #[arg(long, value_delimiter = ',', default_value = "64,256")]
+    callers: Vec<u64>,
+    /// Idle sockets whose memory is read; 0 leaves this out.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(0..=50_000))]
+    sockets: u64,
+    /// Seconds of load before measuring.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=60))]
+    warm_up: u64,
+    /// Seconds of measuring HTTP and the store, for each number.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    store_seconds: u64,
+}
+
+/// Runs the scenario.
+pub(crate) async fn report(options: &Options) -> Result<Report, LoadError> {
+    let mut report = Report::new("yardstick");
+    options.records.remark(&mut report);
+    let window = Window {
+        warm_up: Duration::from_secs(options.warm_up),
+        measured: Duration::from_secs(options.store_seconds),
+    };
+    for part in &options.parts {
+        match part {
+            Part::Http => {
+                for connections in &options.connections {
+                    http(*connections, options.fanout.payload, window)
+                        .await?
+                        .tell(
+                            &format!("bare axum, {connections} connections"),
+                            &mut report,
+                        );
+                }
+            }
+            Part::Ws => ws(options, &mut report).await?,
+            Part::Store => {
+                for count in &options.callers {
+                    let callers = Callers {
+                        count: *count,
+                        window,
+                    };
+                    let outcome = store(&options.records, callers).await?;
+                    tell(&outcome, &format!("store, {count} callers"), &mut report);
+                }
+            }
+            Part::Append => {
+                for count in &options.callers {
+                    let callers = Callers {
+                        count: *count,
+                        window,
+                    };
+                    let outcome = append(&options.records, callers).await?;
+                    tell(&outcome, &format!("append, {count} callers"), &mut report);
+                }
+            }
+            Part::Record => {
+                let outcome = record(&options.records, window).await?;
+                tell(&outcome, "one record alone", &mut report);
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn tell(outcome: &committer::Outcome, name: &str, report: &mut Report) {
+    report.figure(format!("{name}: messages"), outcome.rate(), "/s");
+    report.latency(name, &outcome.latencies);
+}
+
+async fn ws(options: &Options, report: &mut Report) -> Result<(), LoadError> {
+    for pace in [Pace::Paced, Pace::Burst] {
+        let name = match pace {
+            Pace::Paced => "bare broadcast, paced",
+            Pace::Burst => "bare broadcast, burst",
+        };
+        broadcast(&options.fanout, pace).await?.tell(name, report);
+    }
+    if options.sockets > 0 {
+        let bytes = idle_socket(options.sockets).await?;
+        report.figure(
+            "bare broadcast: memory of an idle socket",
+            bytes / 1_024.0,
+            "KiB",
+        );
+    }
+    Ok(())
+}
+
+/// Bare axum under the same requests as `ingest`.
+pub(crate) async fn http(
+    connections: usize,
+    payload: usize,
+    window: Window,
+) -> Result<Outcome, LoadError> {
+    let child = serve::start(1).await?;
+    let endpoint = endpoint(
+        &child,
+        Some("buho_key_of_the_same_length_as_a_real_one_would_be_here"),
+    );
+    let plan = Plan {
+        pid: Some(child.pid),
+        requests: singles(
+            &endpoint,
+            "dev_01jd8zq4t1e6fva0b3c5d7e9fg",
+            1_000,
+            &text(payload),
+        ),
+        endpoint,
+        judge: Judge::Single,
+        connections: connections.clamp(1, 10_000),
+        window,
+    };
+    let outcome = run(&plan, &format!("bare axum, {connections} connections")).await;
+    child.stop().await?;
+    outcome
+}
+
+/// Bare broadcast under the same subscribers and publisher as `fanout`.
+pub(crate) async fn broadcast(
+    load: &fanout::Load,
+    pace: Pace,
+) -> Result<fanout::Outcome, LoadError> {
+    // The ring holds a whole burst: what a subscriber that falls behind costs is not asked here.
+    let child = serve::start(load.burst.max(4_096)).await?;
+    let stage = Stage {
+        endpoint: endpoint(&child, None),
+        dialect: Dialect::Bare,
+        pid: Some(child.pid),
+        device: String::new(),
+    };
+    let outcome = fanout::measure(&stage, load, pace).await;
+    child.stop().await?;
+    outcome
+}
+
+/// Memory of an idle socket of the bare server, in bytes.
+pub(crate) async fn idle_socket(sockets: u64) -> Result<f64, LoadError> {
+    let child = serve::start(4_096).await?;
+    let found = idle::sockets(&endpoint(&child, None), Dialect::Bare, child.pid, sockets).await;
+    child.stop().await?;
+    found.map(|(bytes, _)| bytes)
+}
+
+/// The engine alone.
+pub(crate) async fn store(
+    records: &Records,
+    callers: Callers,
+) -> Result<committer::Outcome, LoadError> {
+    let folder = records.folder()?;
+    let store = Store::open(&folder.path().join("store"), records.shape())?;
+    committer::run(store, callers, &format!("store, {} callers", callers.count)).await
+}
+
+/// A file alone.
+async fn append(records: &Records, callers: Callers) -> Result<committer::Outcome, LoadError> {
+    let folder = records.folder()?;
+    let append = Append::create(folder.path(), records.shape().message_bytes())?;
+    committer::run(
+        append,
+        callers,
+        &format!("append, {} callers", callers.count),
+    )
+    .await
+}
+
+/// One record with its sync, one caller.
+pub(crate) async fn record(
+    records: &Records,
+    window: Window,
+) -> Result<committer::Outcome, LoadError> {
+    let single = Records {
+        records: 1,
+        ..records.clone()
+    };
+    store(&single, Callers { count: 1, window }).await
+}
+
+fn endpoint(child: &ChildServer, credential: Option<&str>) -> Endpoint {
+    Endpoint {
+        address: child.address,
+        credential: credential.map(str::to_owned),
+    }
+}
+
+/// Whether a folder keeps its files in memory.
+fn in_memory(folder: &Path) -> bool {
+    /// `TMPFS_MAGIC` of statfs(2).
+    const TMPFS: u64 = 0x0102_1994;
+    rustix::fs::statfs(folder).is_ok_and(|found| u64::try_from(found.f_type) == Ok(TMPFS))
+}

@@ -1,0 +1,105 @@
+//! A bare axum WebSocket broadcast: one ring for all, frames that wait are written together.
+
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{Json, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Router, serve::ListenerExt as _};
+use futures_util::SinkExt as _;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::broadcast::{Receiver, Sender};
+
+/// Frames written with one flush.
+const TOGETHER: usize = 64;
+/// Socket read buffer: the default of 128 KiB would be most of a socket's memory and of its CPU.
+const READ_BYTES: usize = 4 * 1024;
+const WRITE_BYTES: usize = 16 * 1024;
+
+#[derive(Debug, Deserialize)]
+struct Publish {
+    first: u64,
+    count: u64,
+    text: String,
+}
+
+/// The routes, over a ring of so many frames.
+pub(super) fn router(ring: usize) -> Router {
+    Router::new()
+        .route("/ws", get(subscribe))
+        .route("/publish", post(publish))
+        .with_state(Sender::new(ring))
+}
+
+/// A listener without Nagle's delay.
+pub(super) fn undelayed(
+    listener: tokio::net::TcpListener,
+) -> impl axum::serve::Listener<Addr = std::net::SocketAddr> {
+    listener.tap_io(|stream| {
+        // A peer that is gone already is found out by the first read.
+        stream.set_nodelay(true).ok();
+    })
+}
+
+async fn publish(
+    State(ring): State<Sender<Utf8Bytes>>,
+    Json(publish): Json<Publish>,
+) -> StatusCode {
+    for seq in publish.first..publish.first.saturating_add(publish.count) {
+        let content = json!({"text": publish.text});
+        let frame = json!({"op": "event", "event": {"seq": seq, "data": {"content": content}}});
+        // Without a subscriber there is nobody to miss it.
+        ring.send(frame.to_string().into()).ok();
+    }
+    StatusCode::NO_CONTENT
+}
+
+async fn subscribe(State(ring): State<Sender<Utf8Bytes>>, upgrade: WebSocketUpgrade) -> Response {
+    // Before the upgrade is answered, so that the client is subscribed when it hears of it.
+    let place = ring.subscribe();
+    drop(ring);
+    upgrade
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .on_upgrade(move |socket| feed(socket, place))
+}
+
+async fn feed(mut socket: WebSocket, mut place: Receiver<Utf8Bytes>) {
+    loop {
+        let fed = tokio::select! {
+            frame = place.recv() => write(&mut socket, &mut place, frame).await,
+            message = socket.recv() => matches!(message, Some(Ok(_))),
+        };
+        if !fed {
+            return;
+        }
+    }
+}
+
+/// Writes a frame and those that wait behind it, with one flush. A subscriber that fell out of the ring is cut off.
+async fn write(
+    socket: &mut WebSocket,
+    place: &mut Receiver<Utf8Bytes>,
+    first: Result<Utf8Bytes, RecvError>,
+) -> bool {
+    let Ok(first) = first else {
+        return false;
+    };
+    if socket.feed(Message::Text(first)).await.is_err() {
+        return false;
+    }
+    for _ in 1..TOGETHER {
+        match place.try_recv() {
+            Ok(frame) => {
+                if socket.feed(Message::Text(frame)).await.is_err() {
+                    return false;
+                }
+            }
+            Err(TryRecvError::Empty) => break,
+            Err(TryRecvError::Lagged(_) | TryRecvError::Closed) => return false,
+        }
+    }
+    socket.flush().await.is_ok()
+}

@@ -1,0 +1,148 @@
+//! The load test against a gateway that is made up, so that it can lose, double and refuse on demand: a load test
+//! that does not see a fault is worth nothing.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod fake;
+
+use std::process::Output;
+
+use fake::{Fake, Fault};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Runs the binary; answers its exit code and its JSON report.
+async fn load(fake: &Fake, arguments: &str) -> (i32, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_buho-loadtest"))
+        .args(arguments.split(' '))
+        .args(["--url", &fake.url(), "--key", fake::KEY, "--json"])
+        .arg(&file)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let report = std::fs::read(&file).map_err(|_| said(&output)).unwrap();
+    let code = output.status.code().unwrap();
+    (code, serde_json::from_slice(&report).unwrap())
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn figure(report: &Value, name: &str) -> f64 {
+    let figures = report["figures"].as_array().unwrap();
+    let found = figures.iter().find(|figure| figure["name"] == name);
+    found.map_or(f64::NAN, |figure| figure["value"].as_f64().unwrap())
+}
+
+const SEND: &str = "send-receive --rate 200 --seconds 1 --warm-up 1 --senders 4 --unfiltered";
+const FANOUT: &str = "fanout --subscribers 20 --rate 50 --seconds 1 --burst 200 --batch 50";
+
+#[tokio::test]
+async fn a_sound_gateway_passes() {
+    let fake = Fake::open(Fault::None).await;
+    let (code, report) = load(&fake, SEND).await;
+    assert_eq!(code, 0, "{report}");
+    assert!(figure(&report, "acknowledged") >= 399.0, "{report}");
+    assert_eq!(report["latencies"][1]["count"], 200, "{report}");
+    let (code, report) = load(&fake, FANOUT).await;
+    assert_eq!(code, 0, "{report}");
+    assert!(figure(&report, "burst to 20: deliveries") > 0.0, "{report}");
+    assert!(fake.silenced());
+}
+
+#[tokio::test]
+async fn a_lost_event_is_found() {
+    let fake = Fake::open(Fault::Lose(50)).await;
+    let (code, report) = load(&fake, SEND).await;
+    assert_eq!(code, 1);
+    assert!(figure(&report, "lost") >= 7.0, "{report}");
+    assert!(figure(&report, "holes in seq") >= 7.0, "{report}");
+    let (code, report) = load(&fake, FANOUT).await;
+    assert_eq!(code, 1);
+    assert!(figure(&report, "burst to 20: lost") >= 80.0, "{report}");
+}
+
+#[tokio::test]
+async fn a_doubled_event_is_found() {
+    let fake = Fake::open(Fault::Double(50)).await;
+    let (code, report) = load(&fake, SEND).await;
+    assert_eq!(code, 1);
+    assert!(figure(&report, "doubled") >= 7.0, "{report}");
+    let (code, report) = load(&fake, FANOUT).await;
+    assert_eq!(code, 1);
+    assert!(figure(&report, "burst to 20: doubled") >= 80.0, "{report}");
+}
+
+#[tokio::test]
+async fn disorder_is_found() {
+    let fake = Fake::open(Fault::Swap(50)).await;
+    let (code, report) = load(&fake, SEND).await;
+    assert_eq!(code, 1);
+    assert!(figure(&report, "disordered") >= 7.0, "{report}");
+    assert_eq!(figure(&report, "doubled").to_bits(), 0.0_f64.to_bits());
+    let (code, report) = load(&fake, FANOUT).await;
+    assert_eq!(code, 1);
+    assert!(
+        figure(&report, "burst to 20: disordered") >= 80.0,
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn refusals_are_counted_by_code_and_are_no_loss() {
+    let fake = Fake::open(Fault::Refuse(10)).await;
+    let (code, report) = load(&fake, SEND).await;
+    assert_eq!(code, 0, "{report}");
+    assert!(
+        report["errors"]["503 busy"].as_u64().unwrap() >= 30,
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn every_door_is_counted_by_its_acknowledgements() {
+    let fake = Fake::open(Fault::None).await;
+    let doors = [
+        ("rest", "REST, 4 connections: messages"),
+        ("batch", "batches of 10, 4 connections: messages"),
+        ("ws", "WebSocket, 4 sockets: messages"),
+    ];
+    for (via, name) in doors {
+        let arguments = format!(
+            "ingest --via {via} --connections 4 --batch 10 --chats 50 --seconds 1 --warm-up 0"
+        );
+        let stored = fake.stored();
+        let (code, report) = load(&fake, &arguments).await;
+        assert_eq!(code, 0, "{report}");
+        assert_eq!(report["errors"], serde_json::json!({}), "{report}");
+        let stored = fake.stored() - stored;
+        let told = figure(&report, name);
+        // What was under way at the end is stored and not counted.
+        assert!(
+            told > 0.0 && told < f64::from(stored) * 1.2,
+            "{stored}: {report}"
+        );
+        assert!(told > f64::from(stored) * 0.5, "{stored}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn idle_opens_sockets_and_devices_and_removes_them() {
+    let fake = Fake::open(Fault::None).await;
+    let pid = std::process::id();
+    let (code, report) = load(
+        &fake,
+        &format!("idle --sockets 20 --devices 20 --pid {pid}"),
+    )
+    .await;
+    assert_eq!(code, 0, "{report}");
+    assert!(figure(&report, "gateway: memory of an idle socket") >= 0.0);
+    assert_eq!((fake.devices_made(), fake.devices_left()), (70, 0));
+}

@@ -1,0 +1,176 @@
+//! The words of the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use actors::model::{DeviceId, KeyId, TenantId};
+use clap::{Args, Parser, Subcommand};
+
+/// A self-hosted, multi-tenant gateway for WhatsApp-type messaging.
+#[derive(Debug, Parser)]
+#[command(name = "buho", version, propagate_version = true)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) places: Places,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What stands before or behind every command.
+#[derive(Debug, Args)]
+pub(super) struct Places {
+    /// The store's folder; also where the running gateway is looked for
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) data: Option<PathBuf>,
+    /// A configuration file (TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Answer with one JSON object
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a gateway with a tenant, two linked simulated devices and a key, and say what to try
+    Demo {
+        /// Where to listen
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Run the gateway
+    Serve {
+        /// Where to listen
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Tenants of the running gateway
+    Tenant {
+        #[command(subcommand)]
+        command: TenantCommand,
+    },
+    /// API keys of the running gateway
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// The keys that sign access tokens
+    Jwt {
+        #[command(subcommand)]
+        command: JwtCommand,
+    },
+    /// The tree of the running gateway's actors
+    Supervision,
+    /// The configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TenantCommand {
+    /// Make a tenant
+    Create {
+        /// Its name, for people
+        #[arg(long)]
+        name: String,
+    },
+    /// All tenants
+    List,
+    /// One tenant and what it has
+    Show {
+        /// Its id
+        #[arg(value_name = "TEN")]
+        tenant: TenantId,
+    },
+    /// Change what a tenant may use
+    Limits {
+        /// Its id
+        #[arg(value_name = "TEN")]
+        tenant: TenantId,
+        /// devices, connections or requests_per_second; 0 means no limit
+        #[arg(long, value_name = "NAME=VALUE", required = true, num_args = 1.., value_parser = limit)]
+        set: Vec<(String, u32)>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key; its secret is shown this once
+    Create {
+        /// Whose
+        #[arg(long, value_name = "TEN")]
+        tenant: TenantId,
+        /// What it may do, between spaces or commas; all that a tenant may where absent
+        #[arg(long, value_name = "SCOPES")]
+        scopes: Option<String>,
+        /// Its name, for people
+        #[arg(long)]
+        name: Option<String>,
+        /// The devices it is bound to; all where absent
+        #[arg(long, value_name = "DEV", num_args = 1.., value_delimiter = ',')]
+        device: Vec<DeviceId>,
+    },
+    /// The keys of a tenant
+    List {
+        /// Whose
+        #[arg(long, value_name = "TEN")]
+        tenant: TenantId,
+    },
+    /// End a key, its tokens and its connections
+    Revoke {
+        /// Its id
+        #[arg(value_name = "KEY")]
+        key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JwtCommand {
+    /// Sign with a new key from now on; tokens that are out stay valid
+    Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Every option with its default and what it means
+    Default,
+    /// What is in force here: defaults, file, environment and arguments together
+    Show,
+}
+
+fn limit(text: &str) -> Result<(String, u32), String> {
+    let (name, value) = text.split_once('=').ok_or("it must be like devices=10")?;
+    let value = value
+        .parse()
+        .map_err(|_| format!("`{value}` is not a whole number"))?;
+    Ok((name.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_words_do_not_contradict_each_other() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn places_stand_before_or_behind_the_command() {
+        for words in [
+            ["buho", "--data", "d", "--json", "tenant", "list"],
+            ["buho", "tenant", "list", "--json", "--data", "d"],
+            ["buho", "tenant", "--json", "list", "--data", "d"],
+        ] {
+            let places = Arguments::try_parse_from(words).unwrap().places;
+            assert!(
+                places.json && places.data == Some(PathBuf::from("d")),
+                "{words:?}"
+            );
+        }
+    }
+}

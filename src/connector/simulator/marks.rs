@@ -1,0 +1,335 @@
+//! Marks: from which message on a device is owed receipts, kept in the store, and the search from there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::model::{Direction, Jid, Message, MessageBody, MessageId, Status, Timestamp};
+use actors::ports::simulation::AutoReceipts;
+use actors::ports::{Job, MessageFilter, MessageQuery, Order, Outcome, Write};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Node;
+use super::handover::REPLY_AFTER;
+use super::line::{Line, Reach};
+use super::network::{Network, Route, Trouble};
+use super::phones::Promise;
+use super::record::{SPACE, mark_key};
+use super::timers::{Due, DueStep, What};
+
+/// How many messages are looked through at once.
+const PAGE: usize = 256;
+
+impl Due {
+    /// A step of a message that is due.
+    pub(super) fn new(line: &Arc<Line>, message: &MessageBody, step: DueStep) -> Self {
+        let (chat, upstream_id) = (message.chat.clone(), message.upstream_id.as_str().into());
+        Self {
+            line: Arc::clone(line),
+            id: message.id,
+            chat,
+            upstream_id,
+            step,
+        }
+    }
+}
+
+/// What a search found to be owed.
+enum Owed {
+    /// A step, so much later.
+    Step(Duration, DueStep),
+    /// Everything, once the phone is online.
+    Offline,
+    /// Nothing.
+    Nothing,
+}
+
+impl Node {
+    /// Counts messages as owed; when this returns, a restart finds them.
+    pub(super) async fn cover(
+        &self,
+        line: &Arc<Line>,
+        ids: impl Iterator<Item = MessageId> + Clone + Send,
+    ) -> Result<(), Trouble> {
+        let (moved, durable) = {
+            let mut dues = line.dues.lock();
+            let mut moved = false;
+            for id in ids.clone() {
+                moved |= dues.add(id);
+            }
+            (
+                moved,
+                dues.lowered().map(|mark| self.submit_mark(line, mark)),
+            )
+        };
+        if moved {
+            self.watch_mark(line);
+        }
+        let outcome = match durable {
+            None => return Ok(()),
+            Some(Ok(told)) => told.await,
+            Some(Err(trouble)) => {
+                self.uncover(line, ids);
+                return Err(trouble);
+            }
+        };
+        if let Ok(Outcome::Committed { cursor: _ }) = outcome {
+            return Ok(());
+        }
+        self.uncover(line, ids);
+        Err(Trouble::Away)
+    }
+
+    fn uncover(&self, line: &Arc<Line>, ids: impl Iterator<Item = MessageId>) {
+        line.dues.lock().not_written();
+        self.forgive(line, ids);
+    }
+
+    /// These messages are owed nothing more.
+    pub(super) fn forgive(&self, line: &Arc<Line>, ids: impl Iterator<Item = MessageId>) {
+        let mut moved = false;
+        for id in ids {
+            moved |= line.dues.lock().settle(id);
+        }
+        if moved {
+            self.watch_mark(line);
+        }
+    }
+
+    /// Puts the mark into the writer's queue. The caller holds the lock on the dues, so that marks are queued in the
+    /// order in which they were decided.
+    fn submit_mark(
+        &self,
+        line: &Line,
+        mark: MessageId,
+    ) -> Result<oneshot::Receiver<Outcome>, Trouble> {
+        let (tell, told) = oneshot::channel();
+        let value = Some(Bytes::copy_from_slice(&mark.to_bytes()));
+        let writes = vec![Write::Value {
+            space: SPACE,
+            key: mark_key(line.device),
+            value,
+        }];
+        let job = Job {
+            writes,
+            entries: Vec::new(),
+            claim: None,
+            done: Box::new(move |outcome| drop(tell.send(outcome))),
+        };
+        self.store.submit(line.tenant, job)?;
+        Ok(told)
+    }
+
+    /// The mark of a line may have moved: it is looked at when marks are written next.
+    pub(super) fn watch_mark(&self, line: &Arc<Line>) {
+        let mut moved = self.moved_marks.lock();
+        moved.push(Arc::clone(line));
+        if moved.len() == 1 {
+            drop(moved);
+            self.timers.wake.notify_one();
+        }
+    }
+
+    /// Whether there are marks to look at.
+    pub(super) fn marks_moved(&self) -> bool {
+        !self.moved_marks.lock().is_empty()
+    }
+
+    /// Writes the marks that moved. Nobody waits for it: a mark that is not written is lower, and that does no harm.
+    pub(super) fn write_marks(&self) {
+        let lines = std::mem::take(&mut *self.moved_marks.lock());
+        for line in lines {
+            let mut dues = line.dues.lock();
+            let Some(mark) = dues.changed() else { continue };
+            if self.submit_mark(&line, mark).is_err() {
+                dues.not_written();
+            }
+        }
+    }
+
+    /// Finds in the store what a line is owed and what is not in memory any more.
+    pub(super) async fn search(&self, line: &Arc<Line>) {
+        let _lane = line.search_lane.lock().await;
+        let (Some(network), Reach::Online(_)) = (line.network.upgrade(), line.reach()) else {
+            return;
+        };
+        let Some(from) = line.dues.lock().search() else {
+            return;
+        };
+        let again = network.held.lock().forget(line.device);
+        self.forgive(line, again.iter().map(|due| due.id));
+        match self.search_from(&network, line, from).await {
+            Ok(()) => {
+                line.taken();
+                if line.dues.lock().found() {
+                    self.watch_mark(line);
+                }
+            }
+            Err(_busy_or_away) => {
+                line.dues.lock().search_failed();
+                if line.listens() {
+                    self.search_later(line);
+                }
+            }
+        }
+    }
+
+    async fn search_from(
+        &self,
+        network: &Arc<Network>,
+        line: &Arc<Line>,
+        from: MessageId,
+    ) -> Result<(), Trouble> {
+        let mut beyond = Some(MessageId::from_u128(from.as_u128().saturating_sub(1)));
+        // What comes later is handed over under our eyes.
+        let filter = MessageFilter {
+            direction: Some(Direction::Out),
+            to: Some(self.clock.now()),
+            ..MessageFilter::default()
+        };
+        loop {
+            let query = MessageQuery {
+                chat: None,
+                beyond,
+                order: Order::Oldest,
+                filter: filter.clone(),
+                limit: PAGE,
+            };
+            let page = self.store.messages(line.tenant, line.device, query).await?;
+            let Reach::Online(_) = line.reach() else {
+                return Err(Trouble::Away);
+            };
+            self.take_up(network, line, &page.items).await?;
+            match page.next {
+                Some(next) => beyond = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Schedules what one page of messages is owed.
+    async fn take_up(
+        &self,
+        network: &Arc<Network>,
+        line: &Arc<Line>,
+        messages: &[Message],
+    ) -> Result<(), Trouble> {
+        let mut found = Vec::new();
+        for message in messages
+            .iter()
+            .filter(|it| matches!(it.state.status, Status::Sent | Status::Delivered))
+        {
+            match self.owed(network, line, message).await? {
+                Owed::Nothing => {}
+                Owed::Offline => {
+                    line.dues.lock().add(message.body.id);
+                    self.hold(
+                        network,
+                        Due::new(line, &message.body, DueStep::Delivered { read_ms: None }),
+                    );
+                }
+                Owed::Step(after, step) => {
+                    found.push((Instant::now() + after, Due::new(line, &message.body, step)));
+                }
+            }
+        }
+        if !self.timers.reserve(found.len()).await {
+            return Err(Trouble::Busy);
+        }
+        for (_at, due) in &found {
+            line.dues.lock().add(due.id);
+        }
+        self.timers
+            .set(found.into_iter().map(|(at, due)| (at, What::Due(due))));
+        Ok(())
+    }
+
+    async fn owed(
+        &self,
+        network: &Arc<Network>,
+        line: &Arc<Line>,
+        message: &Message,
+    ) -> Result<Owed, Trouble> {
+        let account = line.account().ok_or(Trouble::Away)?;
+        let route = network
+            .routes(account.digits, std::iter::once(&message.body.chat))
+            .pop();
+        let delivered = message.state.status == Status::Delivered;
+        Ok(match route {
+            None | Some(Route::Nowhere) => Owed::Nothing,
+            Some(Route::Own) if delivered => Owed::Step(Duration::ZERO, DueStep::Read),
+            Some(Route::Own) => Owed::Step(Duration::ZERO, DueStep::Delivered { read_ms: Some(0) }),
+            Some(Route::Device(other)) => {
+                self.owed_by_device(&other, &account.jid, message).await?
+            }
+            Some(Route::Phone(number)) => {
+                let promise = network.phones.read().promise(number);
+                owed_by_phone(promise, message, self.clock.now())
+            }
+        })
+    }
+
+    /// What another simulated device has of a message is what its sender is owed.
+    async fn owed_by_device(
+        &self,
+        other: &Line,
+        own: &Jid,
+        message: &Message,
+    ) -> Result<Owed, Trouble> {
+        let upstream_id = &message.body.upstream_id;
+        let Some(theirs) = self
+            .store
+            .by_upstream(other.tenant, other.device, own, false, upstream_id)
+            .await?
+        else {
+            return Ok(Owed::Nothing);
+        };
+        let copy = self
+            .store
+            .message(other.tenant, other.device, theirs)
+            .await?;
+        let read = copy.is_some_and(|it| matches!(it.state.status, Status::Read | Status::Played));
+        Ok(match (message.state.status == Status::Delivered, read) {
+            (true, true) => Owed::Step(Duration::ZERO, DueStep::Read),
+            (true, false) => Owed::Nothing,
+            (false, read) => Owed::Step(
+                Duration::ZERO,
+                DueStep::Delivered {
+                    read_ms: read.then_some(0),
+                },
+            ),
+        })
+    }
+}
+
+fn owed_by_phone(promise: Promise, message: &Message, now: Timestamp) -> Owed {
+    let left = |since: Option<Timestamp>, millis: u32| {
+        let span = Duration::from_millis(u64::from(millis));
+        since.map_or(span, |since| since.plus(span).since(now))
+    };
+    let state = &message.state;
+    match (promise, state.status == Status::Delivered) {
+        (Promise::NotThere | Promise::Nothing, _) | (Promise::Reply, true) => Owed::Nothing,
+        (Promise::Receipts(AutoReceipts { read_ms: None, .. }), true) => Owed::Nothing,
+        (Promise::Offline, _) => Owed::Offline,
+        (Promise::Reply, false) => Owed::Step(REPLY_AFTER, DueStep::Reply),
+        (
+            Promise::Receipts(AutoReceipts {
+                read_ms: Some(read_ms),
+                ..
+            }),
+            true,
+        ) => Owed::Step(left(state.delivered_at, read_ms), DueStep::Read),
+        (
+            Promise::Receipts(AutoReceipts {
+                deliver_ms,
+                read_ms,
+            }),
+            false,
+        ) => Owed::Step(
+            left(state.sent_at, deliver_ms),
+            DueStep::Delivered { read_ms },
+        ),
+    }
+}

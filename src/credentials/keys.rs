@@ -1,0 +1,254 @@
+//! API keys: made, changed, ended.
+
+use std::time::Duration;
+
+use actors::CommandError;
+use actors::model::{
+    DeviceId, KeyId, KeyKind, KeyRecord, Scope, ScopeSet, Secret, SecretHash, TenantId, Timestamp,
+    hash_secret,
+};
+use actors::ports::{StoreError, Write};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::caller::Ended;
+use super::{Caller, Credentials, is_same};
+use crate::problem::{ApiError, Code};
+
+/// Where the secrets before the present ones are kept, by key.
+const PREVIOUS_SPACE: &str = "previous_secrets";
+
+/// What a key shall be.
+#[derive(Clone, Debug)]
+pub(crate) struct NewKey {
+    /// Whose it is; [`TenantId::GATEWAY`] for an admin key.
+    pub(crate) tenant: TenantId,
+    /// Its name, for people.
+    pub(crate) name: String,
+    /// What it may do.
+    pub(crate) scopes: ScopeSet,
+    /// The devices it is bound to; empty for all.
+    pub(crate) devices: Vec<DeviceId>,
+    /// Where it may be used from; empty for everywhere.
+    pub(crate) allowed_ips: Vec<IpNet>,
+    /// When it ends by itself.
+    pub(crate) expires_at: Option<Timestamp>,
+}
+
+impl NewKey {
+    const fn kind(&self) -> KeyKind {
+        if self.scopes.has(Scope::AdminTenants) {
+            KeyKind::Admin
+        } else if self.devices.is_empty() {
+            KeyKind::Tenant
+        } else {
+            KeyKind::Device
+        }
+    }
+}
+
+impl Credentials {
+    /// Makes a key; this is the only moment in which its secret is known.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub(crate) async fn create_key(
+        &self,
+        wanted: NewKey,
+    ) -> Result<(KeyRecord, Secret), CommandError> {
+        let (id, now) = (KeyId::generate(), self.clock.now());
+        let secret = Secret::draw(wanted.kind(), id);
+        let record = KeyRecord {
+            id,
+            tenant: wanted.tenant,
+            kind: wanted.kind(),
+            name: wanted.name,
+            scopes: wanted.scopes,
+            devices: wanted.devices,
+            allowed_ips: wanted.allowed_ips,
+            expires_at: wanted.expires_at,
+            hash: hash_secret(secret.expose()),
+            created_at: now,
+        };
+        self.write(record.tenant, vec![Write::Key(Box::new(record.clone()))])
+            .await?;
+        Ok((record, secret))
+    }
+
+    /// Changes what a key may do, but not its secret. Where that is less than before, whoever came in with the key has
+    /// to prove it anew.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub(crate) async fn change_key(
+        &self,
+        before: &KeyRecord,
+        after: KeyRecord,
+    ) -> Result<(), CommandError> {
+        let how = if is_narrower(before, &after) {
+            Ended::Narrowed
+        } else {
+            Ended::No
+        };
+        let id = after.id;
+        self.write(after.tenant, vec![Write::Key(Box::new(after))])
+            .await?;
+        self.registry.end(id, how);
+        Ok(())
+    }
+
+    /// Draws a new secret for a key. The one before works for the `overlap`, an earlier one no longer.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub(crate) async fn rotate_key(
+        &self,
+        before: &KeyRecord,
+        overlap: Duration,
+    ) -> Result<(KeyRecord, Secret), CommandError> {
+        let secret = Secret::draw(before.kind, before.id);
+        let record = KeyRecord {
+            hash: hash_secret(secret.expose()),
+            ..before.clone()
+        };
+        let previous = (!overlap.is_zero()).then(|| Previous {
+            hash: before.hash,
+            until: self.clock.now().plus(overlap),
+        });
+        let writes = vec![
+            Write::Key(Box::new(record.clone())),
+            previous_value(before.id, previous.as_ref()),
+        ];
+        self.write(record.tenant, writes).await?;
+        self.registry
+            .end_secrets(record.id, &[Some(record.hash), previous.map(|it| it.hash)]);
+        if !overlap.is_zero() {
+            // What is remembered of the old secret does not know yet that it ends.
+            self.registry.end(record.id, Ended::No);
+        }
+        Ok((record, secret))
+    }
+
+    /// When the secret with this hash ends, where it is the one before the present one.
+    pub(super) async fn previous_until(
+        &self,
+        record: &KeyRecord,
+        hash: &SecretHash,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let key = record.id.to_bytes();
+        let found = self
+            .store
+            .values(record.tenant, PREVIOUS_SPACE, &key, None, 1)
+            .await?;
+        let Some((_, value)) = found.first() else {
+            return Ok(None);
+        };
+        let previous: Previous = rmp_serde::from_slice(value).map_err(|_| StoreError::Damaged {
+            what: "previous secret",
+        })?;
+        Ok(is_same(&previous.hash, hash).then_some(previous.until))
+    }
+
+    /// Ends a key, its tokens, its tickets and every connection that came in with one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::NotFound`], or what the store says.
+    pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<(), CommandError> {
+        let record = self.store.key(id).await?.ok_or(CommandError::NotFound)?;
+        self.write(
+            record.tenant,
+            vec![Write::KeyRemoved(id), previous_value(id, None)],
+        )
+        .await?;
+        self.registry.end(id, Ended::Revoked);
+        Ok(())
+    }
+}
+
+/// The secret of a key before its present one.
+#[derive(Serialize, Deserialize)]
+struct Previous {
+    hash: SecretHash,
+    until: Timestamp,
+}
+
+fn previous_value(id: KeyId, previous: Option<&Previous>) -> Write {
+    // An array and a number can always be written.
+    let value = previous.map(|it| rmp_serde::to_vec(it).unwrap_or_default().into());
+    Write::Value {
+        space: PREVIOUS_SPACE,
+        key: id.to_bytes().to_vec(),
+        value,
+    }
+}
+
+/// Whether a key may do less, or from fewer places, or not as long as before.
+fn is_narrower(before: &KeyRecord, after: &KeyRecord) -> bool {
+    let fewer_devices = !after.devices.is_empty()
+        && (before.devices.is_empty()
+            || before.devices.iter().any(|it| !after.devices.contains(it)));
+    let fewer_places = !after.allowed_ips.is_empty() && after.allowed_ips != before.allowed_ips;
+    let sooner = after
+        .expires_at
+        .is_some_and(|it| before.expires_at.is_none_or(|end| it < end));
+    !after.scopes.covers(before.scopes) || fewer_devices || fewer_places || sooner
+}
+
+/// The rights that are asked for, or all that the caller has.
+///
+/// # Errors
+///
+/// `scope_missing` where they are wider: nothing is cut silently.
+pub(super) fn narrow(
+    caller: &Caller,
+    scopes: Option<ScopeSet>,
+    devices: Option<Vec<DeviceId>>,
+) -> Result<(ScopeSet, Vec<DeviceId>), ApiError> {
+    let scopes = scopes.unwrap_or(caller.scopes());
+    if !caller.scopes().covers(scopes) {
+        let missing: Vec<&str> = scopes
+            .iter()
+            .filter(|it| !caller.may(*it))
+            .map(Scope::as_str)
+            .collect();
+        let detail = format!(
+            "The credential does not hold what is asked for: {}.",
+            missing.join(" ")
+        );
+        return Err(ApiError::new(Code::ScopeMissing).detail(detail));
+    }
+    let devices = devices.unwrap_or_else(|| caller.devices().to_vec());
+    if devices.iter().all(|it| caller.sees(*it)) {
+        Ok((scopes, devices))
+    } else {
+        Err(ApiError::new(Code::ScopeMissing).detail("The credential is bound to other devices."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn the_kind_follows_from_what_a_key_is_for() {
+        let mut wanted = NewKey {
+            tenant: TenantId::generate(),
+            name: "one".to_owned(),
+            scopes: ScopeSet::tenant(),
+            devices: Vec::new(),
+            allowed_ips: vec![IpNet::from(IpAddr::from([192, 0, 2, 1]))],
+            expires_at: None,
+        };
+        assert_eq!(wanted.kind(), KeyKind::Tenant);
+        wanted.devices.push(DeviceId::generate());
+        assert_eq!(wanted.kind(), KeyKind::Device);
+        wanted.scopes = [Scope::AdminTenants].into_iter().collect();
+        assert_eq!(wanted.kind(), KeyKind::Admin);
+    }
+}

@@ -1,0 +1,390 @@
+//! `/v1/keys`: API keys, made, listed, changed, ended.
+
+use std::time::Duration;
+
+use actors::CommandError;
+use actors::model::{DeviceId, Faults, KeyId, KeyKind, KeyRecord, ScopeSet, Timestamp};
+use axum::extract::State;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::ApiState;
+use super::call::{Call, Limit, present};
+use super::idempotency::once;
+use super::paging::{LIMIT_DEFAULT, Page, Walk, cut};
+use super::reply::Reply;
+use super::scope::KeysWrite;
+use crate::credentials::NewKey;
+use crate::problem::{ApiError, Code, Problems};
+
+const NAME_CHARS_MAX: usize = 100;
+/// Devices that a key may be bound to, and addresses it may be used from.
+const ENTRIES_MAX: usize = 100;
+const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
+const OVERLAP_MAX: Duration = Duration::from_hours(168);
+
+pub(super) fn router() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(create_key, list_keys))
+        .routes(routes!(read_key, update_key, delete_key))
+        .routes(routes!(rotate_key))
+}
+
+/// An API key, without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+struct Key {
+    /// Its id.
+    id: KeyId,
+    /// Its name, for people.
+    name: String,
+    /// What sort it is.
+    kind: KeyKind,
+    /// What it may do.
+    scopes: ScopeSet,
+    /// The devices it is bound to; empty for all.
+    devices: Vec<DeviceId>,
+    /// The addresses and blocks it may be used from; empty for everywhere.
+    #[schema(value_type = Vec<String>)]
+    allowed_ips: Vec<IpNet>,
+    /// When it ends by itself.
+    expires_at: Option<Timestamp>,
+    /// When it was made.
+    created_at: Timestamp,
+}
+
+impl From<&KeyRecord> for Key {
+    fn from(record: &KeyRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name.clone(),
+            kind: record.kind,
+            scopes: record.scopes,
+            devices: record.devices.clone(),
+            allowed_ips: record.allowed_ips.clone(),
+            expires_at: record.expires_at,
+            created_at: record.created_at,
+        }
+    }
+}
+
+/// A key and its secret.
+#[derive(Debug, Serialize, ToSchema)]
+struct KeyWithSecret {
+    /// The key.
+    key: Key,
+    /// What is sent as `Authorization: Bearer …`, told this once; `null` in the answer to a retry.
+    secret: String,
+}
+
+/// A key that is to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CreateKey {
+    /// Its name, 1 to 100 characters.
+    name: String,
+    /// What it shall do: nothing that the key which makes it may not.
+    scopes: ScopeSet,
+    /// The devices it is bound to, at most 100; all that the maker sees when nothing is said.
+    #[serde(default)]
+    devices: Vec<DeviceId>,
+    /// Addresses and blocks (CIDR) it may be used from, at most 100; everywhere when nothing is said.
+    #[serde(default)]
+    allowed_ips: Vec<String>,
+    /// When it ends by itself; never when nothing is said.
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+}
+
+/// Makes an API key. A key can't make one that may do more than itself, and an access token can't make any.
+#[utoipa::path(
+    post, path = "/v1/keys", operation_id = "create_key", tag = "keys",
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body make one API key.")),
+    request_body = CreateKey,
+    responses((status = 201, description = "Made.", body = KeyWithSecret), Problems),
+)]
+async fn create_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    let body: CreateKey = call.body()?;
+    let mut faults = Faults::default();
+    let allowed_ips = networks(&body.allowed_ips, &mut faults);
+    let wanted = NewKey {
+        tenant: call.tenant(),
+        name: body.name,
+        scopes: body.scopes,
+        devices: if body.devices.is_empty() {
+            call.caller().devices().to_vec()
+        } else {
+            body.devices
+        },
+        allowed_ips,
+        expires_at: body.expires_at,
+    };
+    check_name(&wanted.name, &mut faults);
+    check_end(wanted.expires_at, &api, &mut faults);
+    check_rights(&api, &call, wanted.scopes, &wanted.devices, faults).await?;
+    once(&api, &call, "create_key", async || {
+        let (record, secret) = api.credentials.create_key(wanted).await?;
+        let shown = KeyWithSecret {
+            key: Key::from(&record),
+            secret: secret.expose().to_owned(),
+        };
+        Ok(Reply::created(format!("/v1/keys/{}", record.id), &shown)?.secret(&["secret"]))
+    })
+    .await
+}
+
+fn check_name(name: &str, faults: &mut Faults) {
+    let fits = !name.trim().is_empty() && name.chars().count() <= NAME_CHARS_MAX;
+    faults.check(fits, "/name", "must have 1 to 100 characters");
+}
+
+fn check_end(end: Option<Timestamp>, api: &ApiState, faults: &mut Faults) {
+    faults.check(
+        end.is_none_or(|it| api.clock.now() < it),
+        "/expires_at",
+        "must lie in the future",
+    );
+}
+
+/// Addresses, and blocks in CIDR form.
+fn networks(texts: &[String], faults: &mut Faults) -> Vec<IpNet> {
+    faults.check(
+        texts.len() <= ENTRIES_MAX,
+        "/allowed_ips",
+        "must have at most 100 entries",
+    );
+    let mut read = Vec::new();
+    for (place, text) in texts.iter().take(ENTRIES_MAX).enumerate() {
+        let block = text.parse::<IpNet>().ok();
+        match block.or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from)) {
+            Some(network) => read.push(network),
+            None => faults.add(
+                format!("/allowed_ips/{place}"),
+                "must be an address or a block such as 192.0.2.0/24",
+            ),
+        }
+    }
+    read
+}
+
+/// Nobody gives more than he has: neither rights nor devices.
+async fn check_rights(
+    api: &ApiState,
+    call: &Call<KeysWrite>,
+    scopes: ScopeSet,
+    devices: &[DeviceId],
+    mut faults: Faults,
+) -> Result<(), ApiError> {
+    let caller = call.caller();
+    faults.check(!scopes.is_empty(), "/scopes", "must not be empty");
+    faults.check(
+        devices.len() <= ENTRIES_MAX,
+        "/devices",
+        "must have at most 100 entries",
+    );
+    if !devices.is_empty() {
+        let known = api.store.devices(call.tenant()).await?;
+        for (place, id) in devices.iter().enumerate().take(ENTRIES_MAX) {
+            let fits = caller.sees(*id) && known.iter().any(|it| it.id == *id);
+            faults.check(
+                fits,
+                &format!("/devices/{place}"),
+                "there is no such device",
+            );
+        }
+    }
+    if caller.is_token() {
+        return Err(
+            ApiError::new(Code::Forbidden).detail("An access token can't make or change API keys.")
+        );
+    }
+    let is_wider =
+        !caller.scopes().covers(scopes) || (devices.is_empty() && !caller.devices().is_empty());
+    if is_wider {
+        let detail = "A key can't make or widen a key beyond what it may do itself.";
+        return Err(ApiError::new(Code::ScopeMissing).detail(detail));
+    }
+    faults.into_result().map_err(ApiError::invalid)
+}
+
+/// Which keys.
+#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListKeys {
+    /// Items of a page, 1 to 200.
+    #[serde(skip_serializing)]
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<Limit>,
+    /// Where the last page ended.
+    #[serde(skip_serializing)]
+    cursor: Option<String>,
+}
+
+/// Lists the API keys, newest first.
+#[utoipa::path(
+    get, path = "/v1/keys", operation_id = "list_keys", tag = "keys", params(ListKeys),
+    responses((status = 200, description = "A page of keys.", body = Page<Key>), Problems),
+)]
+async fn list_keys(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    let query: ListKeys = call.query()?;
+    let (walk, beyond) = Walk::start::<KeyId>(
+        &api,
+        call.tenant(),
+        "list_keys",
+        &query,
+        query.cursor.as_deref(),
+    )?;
+    let limit: usize = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
+    let keys = api.store.keys(call.tenant()).await?;
+    let wanted = keys
+        .iter()
+        .filter(|it| beyond.is_none_or(|beyond| it.id < beyond) && is_shown(&call, it));
+    let found: Vec<Key> = wanted
+        .take(limit.saturating_add(1))
+        .map(Key::from)
+        .collect();
+    let (items, next) = cut(found, limit, |it| it.id);
+    Reply::ok(&walk.page(items, next))
+}
+
+/// A key that is bound to devices sees the keys of these devices alone.
+fn is_shown(call: &Call<KeysWrite>, record: &KeyRecord) -> bool {
+    let caller = call.caller();
+    caller.devices().is_empty()
+        || (!record.devices.is_empty() && record.devices.iter().all(|it| caller.sees(*it)))
+}
+
+/// The key that the path names.
+async fn find(api: &ApiState, call: &Call<KeysWrite>) -> Result<KeyRecord, ApiError> {
+    let found = api.store.key(call.path("key")?).await?;
+    let own = found.filter(|it| it.tenant == call.tenant() && is_shown(call, it));
+    own.ok_or_else(|| ApiError::new(Code::NotFound))
+}
+
+/// Reads a key.
+#[utoipa::path(
+    get, path = "/v1/keys/{key}", operation_id = "read_key", tag = "keys",
+    params(("key" = KeyId, Path, description = "The key.")),
+    responses((status = 200, description = "The key.", body = Key), Problems),
+)]
+async fn read_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    Reply::ok(&Key::from(&find(&api, &call).await?))
+}
+
+/// What is to change (RFC 7396): absent members stay.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct UpdateKey {
+    /// Its name, 1 to 100 characters.
+    #[serde(default)]
+    name: Option<String>,
+    /// What it shall do.
+    #[serde(default)]
+    scopes: Option<ScopeSet>,
+    /// The devices it is bound to; `null` or empty for all.
+    #[serde(default, deserialize_with = "present")]
+    devices: Option<Option<Vec<DeviceId>>>,
+    /// Addresses and blocks it may be used from; `null` or empty for everywhere.
+    #[serde(default, deserialize_with = "present")]
+    allowed_ips: Option<Option<Vec<String>>>,
+    /// When it ends by itself; `null` for never.
+    #[serde(default, deserialize_with = "present")]
+    expires_at: Option<Option<Timestamp>>,
+}
+
+/// Changes a key. Where it may do less than before, its open connections end.
+#[utoipa::path(
+    patch, path = "/v1/keys/{key}", operation_id = "update_key", tag = "keys",
+    params(("key" = KeyId, Path, description = "The key.")),
+    request_body = UpdateKey,
+    responses((status = 200, description = "The key as it is now.", body = Key), Problems),
+)]
+async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    let before = find(&api, &call).await?;
+    let body: UpdateKey = call.body()?;
+    let mut faults = Faults::default();
+    let mut after = before.clone();
+    if let Some(name) = body.name {
+        check_name(&name, &mut faults);
+        after.name = name;
+    }
+    if let Some(end) = body.expires_at {
+        check_end(end, &api, &mut faults);
+        after.expires_at = end;
+    }
+    if let Some(texts) = body.allowed_ips {
+        after.allowed_ips = networks(&texts.unwrap_or_default(), &mut faults);
+    }
+    after.scopes = body.scopes.unwrap_or(after.scopes);
+    after.devices = body
+        .devices
+        .map_or(after.devices, Option::unwrap_or_default);
+    check_rights(&api, &call, after.scopes, &after.devices, faults).await?;
+    if after != before {
+        api.credentials.change_key(&before, after.clone()).await?;
+    }
+    Reply::ok(&Key::from(&after))
+}
+
+/// Ends a key, its access tokens, and every connection that came in with one of them.
+#[utoipa::path(
+    delete, path = "/v1/keys/{key}", operation_id = "delete_key", tag = "keys",
+    params(("key" = KeyId, Path, description = "The key.")),
+    responses((status = 204, description = "Gone."), Problems),
+)]
+async fn delete_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    let record = find(&api, &call).await?;
+    match api.credentials.revoke_key(record.id).await {
+        // A twin was faster.
+        Ok(()) | Err(CommandError::NotFound) => Ok(Reply::no_content()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How a secret is to be replaced.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RotateKey {
+    /// Seconds for which the old secret works on, 0 to 604,800; a day when nothing is said.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 604_800)]
+    overlap_seconds: Option<u64>,
+}
+
+/// Gives a key a new secret. The old one works until the overlap ends; never more than two do.
+#[utoipa::path(
+    post, path = "/v1/keys/{key}/rotate", operation_id = "rotate_key", tag = "keys",
+    params(
+        ("key" = KeyId, Path, description = "The key."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body rotate once."),
+    ),
+    request_body = RotateKey,
+    responses((status = 200, description = "The key and its new secret.", body = KeyWithSecret), Problems),
+)]
+async fn rotate_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    let record = find(&api, &call).await?;
+    let body: RotateKey = call.body()?;
+    let overlap = body
+        .overlap_seconds
+        .map_or(OVERLAP_DEFAULT, Duration::from_secs);
+    let mut faults = Faults::default();
+    faults.check(
+        overlap <= OVERLAP_MAX,
+        "/overlap_seconds",
+        "must be within 0 and 604,800",
+    );
+    // Whoever holds the new secret holds the key's rights.
+    check_rights(&api, &call, record.scopes, &record.devices, faults).await?;
+    once(&api, &call, "rotate_key", async || {
+        let (record, secret) = api.credentials.rotate_key(&record, overlap).await?;
+        let shown = KeyWithSecret {
+            key: Key::from(&record),
+            secret: secret.expose().to_owned(),
+        };
+        Ok(Reply::ok(&shown)?.secret(&["secret"]))
+    })
+    .await
+}

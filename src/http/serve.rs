@@ -1,0 +1,318 @@
+//! The accept loop: bounded connections, bounded time for a request's head, and an orderly end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use super::layers::draw_request_id;
+use crate::problem::{ApiError, Code, finish};
+
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 * 1_024;
+/// Bytes that a connection may have waiting to be read or written.
+const BUFFER_BYTES_MAX: usize = 64 * 1_024;
+/// Connections beyond the cap that are told so; more are closed at once.
+const REFUSALS_MAX: usize = 64;
+/// How long a refused connection may take for its request.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long to wait after a failed accept, such as one without a free file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the listener may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServeLimits {
+    /// Connections, upgraded ones included.
+    pub(crate) connections: usize,
+    /// How long a request's head may take.
+    pub(crate) head_time: Duration,
+    /// How long what is under way may take when the gateway stops.
+    pub(crate) grace: Duration,
+}
+
+/// Serves until `stopping` turns true (or its sender is gone), then takes no more connections, waits for what is under
+/// way and cuts the rest off after the grace.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+    limits: ServeLimits,
+) {
+    let seats = Arc::new(Semaphore::new(limits.connections));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = async { drop(stopping.wait_for(|it| *it).await) } => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(it) => it,
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Without it a small answer would wait for more; a socket that refuses is already gone.
+        drop(stream.set_nodelay(true));
+        if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
+            let connection = connection(
+                Seated {
+                    stream,
+                    _seat: seat,
+                },
+                peer,
+                router.clone(),
+                limits,
+                stopping.clone(),
+            );
+            connections.spawn(connection);
+        } else if let Ok(seat) = Arc::clone(&refusals).try_acquire_owned() {
+            connections.spawn(refuse(Seated {
+                stream,
+                _seat: seat,
+            }));
+        }
+    }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.grace, ended).await.is_err() {
+        tracing::info!(
+            connections = connections.len(),
+            "connections are cut off: the grace is over"
+        );
+    }
+}
+
+async fn connection(
+    stream: Seated,
+    peer: SocketAddr,
+    router: Router,
+    limits: ServeLimits,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let mut http = builder(limits.head_time);
+    let serving = http
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
+    let served = tokio::select! {
+        served = serving.as_mut() => Some(served),
+        () = async { drop(stopping.wait_for(|it| *it).await) } => None,
+    };
+    let served = match served {
+        Some(served) => served,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+fn builder(head_time: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_time)
+        .max_header_size(HEAD_BYTES_MAX);
+    builder
+}
+
+/// Answers one request of a connection for which there is no seat.
+async fn refuse(stream: Seated) {
+    let service = service_fn(|_: hyper::Request<Incoming>| async {
+        let (id, wait) = (draw_request_id(), rand::random_range(1..=5));
+        let error = ApiError::new(Code::Busy)
+            .detail("Too many connections are open.")
+            .after(wait);
+        let mut response = finish(error.into_response(), &id);
+        if let Ok(id) = id.try_into() {
+            response.headers_mut().insert("x-request-id", id);
+        }
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    let serving = builder(REFUSAL_TIME_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // It is of no concern how a refused connection ends.
+    drop(tokio::time::timeout(REFUSAL_TIME_MAX, serving).await);
+}
+
+/// A connection with its seat, which it keeps also after an upgrade.
+struct Seated {
+    stream: TcpStream,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Seated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Seated {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    struct Server {
+        address: SocketAddr,
+        stop: watch::Sender<bool>,
+        tasks: JoinSet<()>,
+    }
+
+    async fn server(connections: usize) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = async || {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "slow"
+        };
+        let router = Router::new()
+            .route("/", get(async || "ok"))
+            .route("/slow", get(slow));
+        let (stop, stopping) = watch::channel(false);
+        let limits = ServeLimits {
+            connections,
+            head_time: Duration::from_millis(300),
+            grace: Duration::from_secs(5),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, router, stopping, limits));
+        Server {
+            address,
+            stop,
+            tasks,
+        }
+    }
+
+    async fn said(stream: &mut TcpStream, request: &str) -> String {
+        // A server that has closed already is told by what can be read.
+        drop(stream.write_all(request.as_bytes()).await);
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer).await);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    fn head(bytes: usize) -> String {
+        let plain = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: \r\n\r\n";
+        plain.replace("x: ", &format!("x: {}", "y".repeat(bytes - plain.len())))
+    }
+
+    #[tokio::test]
+    async fn a_head_has_sixteen_kibibytes_and_little_time() {
+        let mut server = server(10).await;
+        let connect = || TcpStream::connect(server.address);
+        let full = said(&mut connect().await.unwrap(), &head(HEAD_BYTES_MAX)).await;
+        assert!(full.starts_with("HTTP/1.1 200"), "{full}");
+        let over = said(&mut connect().await.unwrap(), &head(HEAD_BYTES_MAX + 1)).await;
+        assert!(!over.starts_with("HTTP/1.1 200"), "{over}");
+        let slow = said(&mut connect().await.unwrap(), "GET / HTTP/1.1\r\nhost").await;
+        assert!(!slow.starts_with("HTTP/1.1 200"), "{slow}");
+        server.stop.send_replace(true);
+        server.tasks.join_next().await;
+    }
+
+    #[tokio::test]
+    async fn beyond_the_cap_connections_are_told_to_wait() {
+        let mut server = server(1).await;
+        let mut first = TcpStream::connect(server.address).await.unwrap();
+        first
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let mut seen = [0; 15];
+        first.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"HTTP/1.1 200 OK");
+        let mut second = TcpStream::connect(server.address).await.unwrap();
+        let refused = said(&mut second, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(
+            refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: "),
+            "{refused}"
+        );
+        server.stop.send_replace(true);
+        server.tasks.join_next().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_ends_before_the_gateway_does() {
+        let mut server = server(10).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream
+            .write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.stop.send_replace(true);
+        server.tasks.join_next().await;
+        let answer = said(&mut stream, "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"),
+            "{answer}"
+        );
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+}

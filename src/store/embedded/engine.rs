@@ -1,0 +1,248 @@
+//! The engine under the store: one fjall database and its keyspaces.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use actors::ports::{Clock, StoreError};
+use fjall::compaction::filter::{
+    CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
+};
+use fjall::{
+    Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _,
+    Snapshot, UserValue,
+};
+
+use super::{keys, rows};
+
+/// Small memtables keep the tail short: a flush holds up commits in proportion to its size.
+const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
+const JOURNALS_BYTES_MAX: u64 = 128 << 20;
+const IDEMPOTENCY: &str = "idempotency";
+
+/// A table of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    /// Tenants, keys, devices, consumers, values, heads and floors.
+    Directory,
+    /// Messages: body and state side by side, by chat.
+    Messages,
+    /// Which chat a device's message is in.
+    ByDevice,
+    /// Entries of the logs.
+    Log,
+    /// What waits for the network.
+    Outbox,
+    /// Kept answers.
+    Idempotency,
+    /// The network's names of messages.
+    Upstream,
+    /// Chats.
+    Chats,
+}
+
+/// The open database.
+pub(super) struct Engine {
+    db: Database,
+    directory: Keyspace,
+    messages: Keyspace,
+    by_device: Keyspace,
+    log: Keyspace,
+    outbox: Keyspace,
+    idempotency: Keyspace,
+    upstream: Keyspace,
+    chats: Keyspace,
+}
+
+impl Engine {
+    /// Opens the database in a folder, or makes it.
+    pub(super) fn open(
+        path: &Path,
+        cache_bytes: u64,
+        clock: Arc<dyn Clock>,
+    ) -> fjall::Result<Self> {
+        let forgetting: Arc<dyn Factory> = Arc::new(ForgetExpired(Now(clock)));
+        let filters = move |name: &str| (name == IDEMPOTENCY).then(|| Arc::clone(&forgetting));
+        let db = Database::builder(path)
+            .cache_size(cache_bytes)
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            .worker_threads(1)
+            .with_compaction_filter_factories(Arc::new(filters))
+            .open()?;
+        let table = |name| {
+            db.keyspace(name, || {
+                KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX)
+            })
+        };
+        Ok(Self {
+            directory: table("directory")?,
+            messages: table("messages")?,
+            by_device: table("by_device")?,
+            log: table("log")?,
+            outbox: table("outbox")?,
+            idempotency: table(IDEMPOTENCY)?,
+            upstream: table("upstream")?,
+            chats: table("chats")?,
+            db,
+        })
+    }
+
+    pub(super) fn table(&self, space: Space) -> &Keyspace {
+        match space {
+            Space::Directory => &self.directory,
+            Space::Messages => &self.messages,
+            Space::ByDevice => &self.by_device,
+            Space::Log => &self.log,
+            Space::Outbox => &self.outbox,
+            Space::Idempotency => &self.idempotency,
+            Space::Upstream => &self.upstream,
+            Space::Chats => &self.chats,
+        }
+    }
+
+    /// A batch that is synced before its commit returns.
+    pub(super) fn batch(&self, capacity: usize) -> OwnedWriteBatch {
+        OwnedWriteBatch::with_capacity(self.db.clone(), capacity)
+            .durability(Some(PersistMode::SyncData))
+    }
+
+    pub(super) fn sync(&self) -> fjall::Result<()> {
+        self.db.persist(PersistMode::SyncAll)
+    }
+
+    /// What is committed now. Reads without one could see half a batch.
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            engine: self,
+            snapshot: self.db.snapshot(),
+        }
+    }
+
+    /// The number of the last commit.
+    pub(super) fn commits(&self, store: [u8; 16]) -> Result<u64, StoreError> {
+        let row = self.view().get(Space::Directory, &keys::commit(store))?;
+        row.map_or(Some(0), |it| rows::uncount(&it))
+            .ok_or(StoreError::Damaged {
+                what: "commit number",
+            })
+    }
+}
+
+/// A look at the store at one moment.
+pub(super) struct View<'a> {
+    engine: &'a Engine,
+    snapshot: Snapshot,
+}
+
+/// A row: its key and its value.
+pub(super) type KeyValue = (fjall::UserKey, UserValue);
+
+impl View<'_> {
+    pub(super) fn get(&self, space: Space, key: &[u8]) -> Result<Option<UserValue>, StoreError> {
+        self.snapshot
+            .get(self.engine.table(space), key)
+            .map_err(|it| failed("get", it))
+    }
+
+    /// Every row whose key starts with `prefix`; both ways.
+    pub(super) fn prefix(
+        &self,
+        space: Space,
+        prefix: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<KeyValue, StoreError>> + use<> {
+        let found = self.snapshot.prefix(self.engine.table(space), prefix);
+        found.map(|it| it.into_inner().map_err(|it| failed("scan", it)))
+    }
+
+    /// Every row whose key starts with `prefix` and lies beyond `beyond`, upwards.
+    pub(super) fn after(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        beyond: Vec<u8>,
+    ) -> impl Iterator<Item = Result<KeyValue, StoreError>> + use<> {
+        self.within(space, prefix, Some(beyond), None)
+    }
+
+    /// Every row whose key starts with `prefix` and lies below `below`; both ways.
+    pub(super) fn before(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        below: Vec<u8>,
+    ) -> impl DoubleEndedIterator<Item = Result<KeyValue, StoreError>> + use<> {
+        self.within(space, prefix, None, Some(below))
+    }
+
+    fn within(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        beyond: Option<Vec<u8>>,
+        below: Option<Vec<u8>>,
+    ) -> impl DoubleEndedIterator<Item = Result<KeyValue, StoreError>> + use<> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = beyond.map_or_else(|| Included(prefix.to_vec()), Excluded);
+        let to = below.or_else(|| end_of(prefix)).map_or(Unbounded, Excluded);
+        // A range that is turned round has nothing, and the engine need not be asked what it makes of it.
+        let turned = match (&from, &to) {
+            (Included(from) | Excluded(from), Included(to) | Excluded(to)) => to <= from,
+            (Unbounded, _) | (_, Unbounded) => false,
+        };
+        let found = (!turned).then(|| self.snapshot.range(self.engine.table(space), (from, to)));
+        found
+            .into_iter()
+            .flatten()
+            .map(|it| it.into_inner().map_err(|it| failed("scan", it)))
+    }
+}
+
+/// The first key behind all that start with `prefix`.
+fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            return Some(end);
+        }
+    }
+    None
+}
+
+pub(super) fn failed(operation: &'static str, source: fjall::Error) -> StoreError {
+    StoreError::Engine {
+        operation,
+        source: Box::new(source),
+    }
+}
+
+/// Drops kept answers whose time is over, whenever the engine compacts them. Nobody can tell: such an answer counts as
+/// absent already, and an older one under the same key is over as well.
+struct ForgetExpired(Now);
+
+/// The clock, as something that a panic can't leave half changed: it is only read.
+struct Now(Arc<dyn Clock>);
+
+impl std::panic::RefUnwindSafe for Now {}
+
+struct Expired(actors::model::Timestamp);
+
+impl Factory for ForgetExpired {
+    fn name(&self) -> &'static str {
+        "forget_expired"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(Expired(self.0.0.now()))
+    }
+}
+
+impl CompactionFilter for Expired {
+    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> CompactionFilterResult {
+        let over = rows::kept_until(&item.value()?).is_some_and(|it| it <= self.0);
+        Ok(if over {
+            Verdict::Destroy
+        } else {
+            Verdict::Keep
+        })
+    }
+}

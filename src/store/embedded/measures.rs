@@ -1,0 +1,65 @@
+//! What the store tells about itself. No tenant is named: their number has no bound.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+/// The writer's instruments, looked up once.
+pub(super) struct Measures {
+    commits: Counter,
+    commit_seconds: Histogram,
+    commit_jobs: Histogram,
+    records: Counter,
+    record_bytes: Counter,
+    syncs: Counter,
+    queue_jobs: Gauge,
+}
+
+/// One commit that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit {
+    /// Jobs in it.
+    pub(super) jobs: u32,
+    /// Rows written or removed.
+    pub(super) records: u64,
+    /// Bytes of their keys and values.
+    pub(super) bytes: u64,
+    /// How long write and sync took.
+    pub(super) took: Duration,
+}
+
+impl Measures {
+    pub(super) fn new() -> Self {
+        Self {
+            commits: counter!("buho_store_commits_total"),
+            commit_seconds: histogram!("buho_store_commit_seconds"),
+            commit_jobs: histogram!("buho_store_commit_jobs"),
+            records: counter!("buho_store_records_total"),
+            record_bytes: counter!("buho_store_record_bytes_total"),
+            syncs: counter!("buho_store_syncs_total"),
+            queue_jobs: gauge!("buho_store_queue_jobs"),
+        }
+    }
+
+    pub(super) fn committed(&self, commit: Commit) {
+        self.commits.increment(1);
+        self.syncs.increment(1);
+        self.commit_seconds.record(commit.took);
+        self.commit_jobs.record(commit.jobs);
+        self.records.increment(commit.records);
+        self.record_bytes.increment(commit.bytes);
+    }
+
+    pub(super) fn queued(&self) {
+        self.queue_jobs.increment(1);
+    }
+
+    pub(super) fn settled(&self, jobs: u32) {
+        self.queue_jobs.decrement(jobs);
+    }
+}
+
+/// Says how long a read took, with its wait for a thread.
+pub(super) fn read(operation: &'static str, took: Duration) {
+    histogram!("buho_store_read_seconds", "operation" => operation).record(took);
+}

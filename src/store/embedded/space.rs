@@ -1,0 +1,160 @@
+//! Room on the disk, looked at ahead: the engine does not survive a full disk, so writes stop before it meets one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Never look more often than this, unless much was written.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Look again when this much was written since the last look.
+const LOOK_AFTER_BYTES: u64 = 8 << 20;
+const MIN_FREE_MAX: u64 = 256 << 20;
+const MIN_FREE_MIN: u64 = 32 << 20;
+
+/// Free and all bytes of a file system.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// What we may still use.
+    pub(super) free: u64,
+    /// What there is.
+    pub(super) all: u64,
+}
+
+type Look = Box<dyn Fn() -> io::Result<Room> + Send + Sync>;
+
+/// Knows whether there is room to write.
+pub(super) struct FreeSpace {
+    look: Look,
+    min_free: Option<u64>,
+    full: AtomicBool,
+    written: AtomicU64,
+    looked_at: Mutex<Option<Instant>>,
+}
+
+impl FreeSpace {
+    /// Looks at the file system of a folder. `min_free` of `None` is the smaller of 256 MiB and 10 % of the file
+    /// system, but at least 32 MiB.
+    pub(super) fn of(path: PathBuf, min_free: Option<u64>) -> Self {
+        let look = move || {
+            let found = rustix::fs::statvfs(&path)?;
+            Ok(Room {
+                free: found.f_bavail.saturating_mul(found.f_frsize),
+                all: found.f_blocks.saturating_mul(found.f_frsize),
+            })
+        };
+        Self::new(Box::new(look), min_free)
+    }
+
+    fn new(look: Look, min_free: Option<u64>) -> Self {
+        Self {
+            look,
+            min_free,
+            full: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            looked_at: Mutex::new(None),
+        }
+    }
+
+    /// Says how much was written.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether writes must stop for now.
+    pub(super) fn is_full(&self) -> bool {
+        // Whoever finds another looking goes by what is known.
+        if let Some(mut looked_at) = self.looked_at.try_lock() {
+            let much = LOOK_AFTER_BYTES <= self.written.load(Ordering::Relaxed);
+            if much || looked_at.is_none_or(|it| LOOK_EVERY <= it.elapsed()) {
+                *looked_at = Some(Instant::now());
+                self.written.store(0, Ordering::Relaxed);
+                self.refresh();
+            }
+        }
+        self.full.load(Ordering::Relaxed)
+    }
+
+    fn refresh(&self) {
+        match (self.look)() {
+            Ok(room) => {
+                let least = self
+                    .min_free
+                    .unwrap_or((room.all / 10).clamp(MIN_FREE_MIN, MIN_FREE_MAX));
+                let full = room.free < least;
+                if self.full.swap(full, Ordering::Relaxed) != full {
+                    tracing::warn!(
+                        free = room.free,
+                        least,
+                        "{}",
+                        if full {
+                            "storage is full: writes are refused"
+                        } else {
+                            "storage has room again"
+                        }
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "free space of the storage is unknown"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn of(free: &Arc<AtomicU64>, all: u64, min_free: Option<u64>) -> FreeSpace {
+        let free = Arc::clone(free);
+        FreeSpace::new(
+            Box::new(move || {
+                Ok(Room {
+                    free: free.load(Ordering::Relaxed),
+                    all,
+                })
+            }),
+            min_free,
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_stop_below_the_least_and_go_on_above_it() {
+        let free = Arc::new(AtomicU64::new(100));
+        let space = of(&free, 1_000, Some(100));
+        assert!(!space.is_full());
+        free.store(99, Ordering::Relaxed);
+        assert!(!space.is_full(), "it does not look at every call");
+        tokio::time::advance(LOOK_EVERY).await;
+        assert!(space.is_full());
+        free.store(100, Ordering::Relaxed);
+        tokio::time::advance(LOOK_EVERY).await;
+        assert!(!space.is_full());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_looks_sooner_when_much_was_written() {
+        let free = Arc::new(AtomicU64::new(100));
+        let space = of(&free, 1_000, Some(100));
+        assert!(!space.is_full());
+        free.store(0, Ordering::Relaxed);
+        space.wrote(LOOK_AFTER_BYTES);
+        assert!(space.is_full());
+    }
+
+    #[test]
+    fn the_least_is_a_tenth_within_bounds() {
+        for (all, least) in [
+            (100 << 20, 32 << 20),
+            (1 << 30, (1 << 30) / 10),
+            (1 << 40, 256 << 20),
+        ] {
+            assert!(!of(&Arc::new(AtomicU64::new(least)), all, None).is_full());
+            assert!(of(&Arc::new(AtomicU64::new(least - 1)), all, None).is_full());
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The writer: one thread that commits for all tenants, with one sync for all that waits.
+//!
+//! It never waits for more to come: while it syncs, the next commit gathers by itself.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use actors::log::RingBudget;
+use actors::ports::{Clock, Outcome, StoreError};
+use tokio::time::Instant;
+
+use super::cycle::{Built, Cycle, Effect, Ledger, Settle, Touched, settle};
+use super::engine::Engine;
+use super::erasure::Task;
+use super::measures::{Commit, Measures};
+use super::queue::{Found, Patience, Queue, Queued};
+use super::space::FreeSpace;
+use super::tenants::Tenants;
+
+/// What the writer shares with the rest of the store.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) queue: Arc<Queue>,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) space: Arc<FreeSpace>,
+    pub(super) measures: Arc<Measures>,
+    pub(super) budget: Arc<RingBudget>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// The writer's thread. It dies with the first write that fails.
+pub(super) struct Writer {
+    engine: Arc<Engine>,
+    shared: Shared,
+    ledger: Ledger,
+    jobs: VecDeque<Queued>,
+    settles: Vec<Settle>,
+}
+
+/// A write failed, or the thread did.
+#[derive(Debug)]
+struct Failed;
+
+impl Writer {
+    pub(super) fn new(engine: Arc<Engine>, shared: Shared, ledger: Ledger) -> Self {
+        Self {
+            engine,
+            shared,
+            ledger,
+            jobs: VecDeque::new(),
+            settles: Vec::new(),
+        }
+    }
+
+    /// Serves until the queue ends. Gives the number of the last commit if all that was taken is durable.
+    pub(super) fn run(mut self) -> Option<u64> {
+        let ended = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        if let Ok(Ok(())) = ended {
+            return Some(self.ledger.commits);
+        }
+        tracing::error!("the store takes no more writes until it is opened again");
+        let waiting = self.shared.queue.fail();
+        self.count_settled(self.settles.len() + self.jobs.len() + waiting.len());
+        self.settles
+            .drain(..)
+            .for_each(|it| it.tell(Err(StoreError::Failed)));
+        for Queued { slot, ticket, job } in self.jobs.drain(..).chain(waiting) {
+            settle(&slot, ticket, job.done, Outcome::Failed(StoreError::Failed));
+        }
+        // Tickets that were lost in a panic must not hold anybody.
+        self.shared
+            .tenants
+            .all()
+            .iter()
+            .for_each(|it| it.settle(u64::MAX));
+        None
+    }
+
+    fn serve(&mut self) -> Result<(), Failed> {
+        loop {
+            let patience = if self.ledger.erasures.is_empty() {
+                Patience::Wait
+            } else {
+                Patience::Look
+            };
+            match self.shared.queue.take(patience, &mut self.jobs) {
+                Found::Work => self.commit()?,
+                Found::End => break,
+            }
+        }
+        self.engine.sync().map_err(|error| fatal(&error))
+    }
+
+    fn commit(&mut self) -> Result<(), Failed> {
+        if self.shared.space.is_full() {
+            self.refuse();
+        }
+        let jobs = self.jobs.len();
+        let mut cycle = Cycle::new(
+            &self.engine,
+            &mut self.ledger,
+            self.shared.clock.now(),
+            jobs,
+        );
+        while let Some(queued) = self.jobs.pop_front() {
+            cycle.add(queued, &mut self.settles);
+        }
+        cycle.erase();
+        let Built {
+            batch,
+            records,
+            bytes,
+            touched,
+            effects,
+        } = cycle.build();
+        if 0 < records {
+            let started = Instant::now();
+            batch.commit().map_err(|error| fatal(&error))?;
+            self.ledger.commits += 1;
+            self.shared.space.wrote(bytes);
+            let jobs = u32::try_from(jobs).unwrap_or(u32::MAX);
+            self.shared.measures.committed(Commit {
+                jobs,
+                records,
+                bytes,
+                took: started.elapsed(),
+            });
+        }
+        effects.into_iter().for_each(|it| self.apply(it));
+        touched.into_values().for_each(|it| self.show(it));
+        self.count_settled(self.settles.len());
+        self.settles.drain(..).for_each(|it| it.tell(Ok(())));
+        Ok(())
+    }
+
+    /// Turns everything down that waits for this commit: there is no room for it.
+    fn refuse(&mut self) {
+        self.count_settled(self.jobs.len());
+        for Queued { slot, ticket, job } in self.jobs.drain(..) {
+            settle(&slot, ticket, job.done, Outcome::Failed(StoreError::Full));
+        }
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Made(slot, id, number) => slot.set_device(id, number),
+            Effect::Removed(slot, id, place) => {
+                slot.forget_device(id);
+                self.ledger.erasures.push_back(Task::device(place));
+            }
+        }
+    }
+
+    fn show(&self, touched: Touched) {
+        let Touched {
+            slot,
+            before,
+            entries,
+            floor,
+        } = touched;
+        let log = slot.start_log(before, 0, &self.shared.budget);
+        log.publish(&entries);
+        if let Some(floor) = floor {
+            log.raise_floor(floor);
+        }
+    }
+
+    fn count_settled(&self, jobs: usize) {
+        self.shared
+            .measures
+            .settled(u32::try_from(jobs).unwrap_or(u32::MAX));
+    }
+}
+
+fn fatal(error: &fjall::Error) -> Failed {
+    tracing::error!(%error, "a write of the store has failed");
+    Failed
+}

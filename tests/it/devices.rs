@@ -1,0 +1,244 @@
+//! `/v1/devices`: making, reading, changing, removing.
+
+use serde_json::json;
+
+use crate::house::{House, person, phone, read_log};
+
+#[tokio::test]
+async fn a_new_device_is_created_with_its_place_and_its_event() {
+    let house = House::open().await;
+    let wish = json!({"name": "Front desk", "connector": "simulator", "metadata": {"shop": "7", "ñ": "á"}});
+    let answer = house.post("/v1/devices", wish).await;
+    let place = answer.header("location").expect("Location").to_owned();
+    let made = answer.expect(201);
+    assert_eq!(
+        place,
+        format!("/v1/devices/{}", made["id"].as_str().unwrap())
+    );
+    assert_eq!(made["name"], "Front desk");
+    assert_eq!(made["connector"]["type"], "simulator");
+    assert_eq!(made["state"], "created");
+    assert_eq!(made["metadata"], json!({"shop": "7", "ñ": "á"}));
+    assert_eq!(house.get(&place).await.expect(200), made);
+    let entry = house
+        .until_entry("oldest", "device.created", |it| it["device"] == made["id"])
+        .await;
+    assert_eq!(entry["data"], made);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn the_simulator_is_the_default_and_an_object_names_it_too() {
+    let house = House::open().await;
+    let plain = house
+        .post("/v1/devices", json!({"name": "a"}))
+        .await
+        .expect(201);
+    assert_eq!(plain["connector"]["type"], "simulator");
+    let object = json!({"name": "b", "connector": {"type": "simulator"}});
+    assert_eq!(
+        house.post("/v1/devices", object).await.expect(201)["connector"]["type"],
+        "simulator"
+    );
+    let unknown = house
+        .post("/v1/devices", json!({"name": "c", "connector": "pigeon"}))
+        .await;
+    assert!(unknown.pointers()[0].starts_with("/connector"));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn what_breaks_a_rule_makes_no_device() {
+    let house = House::open().await;
+    let many: serde_json::Map<_, _> = (0..51)
+        .map(|index| (format!("k{index}"), json!("v")))
+        .collect();
+    for (body, pointer) in [
+        (json!({}), "/name"),
+        (json!({"name": 7}), "/name"),
+        (json!({"name": "x", "tenant": house.tenant_id()}), "/tenant"),
+        (json!({"name": "x", "number": "12"}), "/number"),
+        (json!({"name": "x", "metadata": many}), "/metadata"),
+        (
+            json!({"name": "x", "metadata": {"k": "v".repeat(501)}}),
+            "/metadata/k",
+        ),
+    ] {
+        let pointers = house.post("/v1/devices", body.clone()).await.pointers();
+        assert!(
+            pointers.iter().any(|it| it == pointer),
+            "{body}: {pointers:?}"
+        );
+    }
+    let long = json!({"name": "x", "metadata": {"k".repeat(65): "v"}});
+    assert!(house.post("/v1/devices", long).await.pointers()[0].starts_with("/metadata"));
+    let full = json!({"name": "x", "metadata": {"k".repeat(64): "v".repeat(500)}});
+    house.post("/v1/devices", full).await.expect(201);
+    assert_eq!(
+        house.get("/v1/devices").await.expect(200)["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_number_is_taken_once_in_a_tenant() {
+    let house = House::open().await;
+    let neighbour = house.tenant().await;
+    let wish = json!({"name": "a", "number": format!("+{}", phone(1))});
+    let made = house.post("/v1/devices", wish.clone()).await.expect(201);
+    assert!(
+        made["number"].as_str().unwrap().ends_with(&phone(1)),
+        "{made}"
+    );
+    house
+        .post("/v1/devices", wish.clone())
+        .await
+        .problem(409, "number_taken");
+    neighbour.post("/v1/devices", wish).await.expect(201);
+    house
+        .delete(&format!("/v1/devices/{}", made["id"].as_str().unwrap()))
+        .await
+        .expect(204);
+    let again = json!({"name": "b", "number": phone(1)});
+    house.post("/v1/devices", again).await.expect(201);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_device_with_a_number_has_that_address() {
+    let house = House::open().await;
+    let made = house
+        .post("/v1/devices", json!({"name": "a", "number": phone(5)}))
+        .await
+        .expect(201);
+    let path = format!("/v1/devices/{}", made["id"].as_str().unwrap());
+    house
+        .post(&format!("{path}/connect"), json!({}))
+        .await
+        .expect(202);
+    house
+        .post(&format!("{path}/simulations/scan"), json!({}))
+        .await
+        .success();
+    let entry = house
+        .until_entry("oldest", "device.state", |it| {
+            it["data"]["state"] == "connected"
+        })
+        .await;
+    assert_eq!(entry["device"], made["id"]);
+    assert_eq!(house.get(&path).await.expect(200)["jid"], person(5));
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_patch_merges_and_an_empty_one_changes_nothing() {
+    let house = House::open().await;
+    let wish = json!({"name": "a", "metadata": {"x": "1", "y": "2"}});
+    let made = house.post("/v1/devices", wish).await.expect(201);
+    let path = format!("/v1/devices/{}", made["id"].as_str().unwrap());
+    let changed = house
+        .patch(
+            &path,
+            json!({"name": "b", "metadata": {"x": null, "z": "3"}}),
+        )
+        .await
+        .expect(200);
+    assert_eq!(changed["name"], "b");
+    assert_eq!(changed["metadata"], json!({"y": "2", "z": "3"}));
+    let entry = house
+        .until_entry("oldest", "device.updated", |it| it["device"] == made["id"])
+        .await;
+    assert_eq!(entry["data"], changed);
+    assert_eq!(house.patch(&path, json!({})).await.expect(200), changed);
+    assert_eq!(
+        house
+            .patch(&path, json!({"state": "connected"}))
+            .await
+            .pointers(),
+        ["/state"]
+    );
+    assert_eq!(house.get(&path).await.expect(200), changed);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn the_list_filters_by_state_connector_and_words() {
+    let house = House::open().await;
+    let linked = house.device("Alpha store").await;
+    let fresh = house.fresh_device("Beta store").await;
+    for (query, expected) in [
+        ("state=connected", vec![&linked.id]),
+        ("state=created", vec![&fresh.id]),
+        ("connector=simulator", vec![&fresh.id, &linked.id]),
+        ("q=alpha", vec![&linked.id]),
+        ("q=store&state=created", vec![&fresh.id]),
+        ("q=gamma", vec![]),
+    ] {
+        let page = house.get(&format!("/v1/devices?{query}")).await.expect(200);
+        let ids: Vec<_> = page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it["id"].as_str().unwrap())
+            .collect();
+        assert_eq!(ids, expected, "{query}");
+    }
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_deleted_device_is_gone_with_its_history_and_its_queue_fails() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    device.send(&phone(1), "sent").await;
+    device.post("/disconnect", json!({})).await.expect(200);
+    let queued = device.send(&phone(2), "never sent").await;
+    let answer = house.delete(&device.path("")).await;
+    assert!(answer.bytes.is_empty());
+    answer.expect(204);
+    for rest in ["", "/messages", "/session", "/chats"] {
+        device.get(rest).await.problem(404, "not_found");
+    }
+    house
+        .delete(&device.path(""))
+        .await
+        .problem(404, "not_found");
+    assert_eq!(
+        house.get("/v1/devices").await.expect(200)["items"],
+        json!([])
+    );
+    house
+        .until_entry("oldest", "device.deleted", |it| it["device"] == device.id)
+        .await;
+    let failed = house
+        .until_entry("oldest", "message.status", |it| {
+            it["data"]["id"] == queued["id"]
+        })
+        .await;
+    assert_eq!(failed["data"]["status"], "failed");
+    assert_eq!(failed["data"]["error"]["code"], "device_deleted");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn devices_are_there_again_after_a_restart() {
+    let mut house = House::open().await;
+    let device = house.device("one").await;
+    let fresh = house.fresh_device("two").await;
+    let before = fresh.get("").await.expect(200);
+    let log = read_log(&house, "oldest").await;
+    house.restart().await;
+    assert_eq!(fresh.get("").await.expect(200), before);
+    device.until_state("connected").await;
+    let after = read_log(&house, "oldest").await;
+    assert_eq!(
+        after[..log.len()],
+        log[..],
+        "the log's past does not change"
+    );
+    house.close().await;
+}

@@ -1,0 +1,133 @@
+//! The house: a whole gateway on port 0 in a folder of its own, spoken to only over the wire.
+//!
+//! Everything that a test needs to behave like an integrator lives here: the HTTP client, the WebSocket, the
+//! event stream, the operator's socket, and the patience to wait for a state instead of for a time.
+
+mod answer;
+mod client;
+mod device;
+mod handshake;
+mod history;
+mod operator;
+mod raw;
+mod socket;
+mod sse;
+mod wait;
+
+pub(crate) use answer::Answer;
+pub(crate) use client::{Base, Client};
+pub(crate) use device::{Device, person, phone, text};
+pub(crate) use handshake::Codec;
+pub(crate) use history::{cursor_of, cursor_place, ladder, read_log, walk};
+pub(crate) use operator::Operator;
+pub(crate) use raw::RawSocket;
+pub(crate) use socket::{Heard, Socket};
+pub(crate) use sse::Sse;
+pub(crate) use wait::{Dice, PATIENCE, option, say, seed, until, until_some};
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use gateway::Gateway;
+use gateway::config::Config;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A gateway that runs inside the test's own process, with one tenant and one key that may do everything.
+#[derive(Debug)]
+pub(crate) struct House {
+    folder: TempDir,
+    gateway: Option<Gateway>,
+    client: Client,
+}
+
+impl House {
+    /// Starts a gateway on an empty folder and makes a tenant.
+    pub(crate) async fn open() -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the store");
+        let gateway = start(&data(&folder)).await;
+        let base = Base::default();
+        base.set(&format!("http://{}", gateway.address()));
+        let client = Operator::at(&data(&folder)).tenant("house", &base).await;
+        Self {
+            folder,
+            gateway: Some(gateway),
+            client,
+        }
+    }
+
+    /// The credential of the first tenant, with all rights.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The way of the machine's operator.
+    pub(crate) fn operator(&self) -> Operator {
+        Operator::at(&data(&self.folder))
+    }
+
+    /// Another tenant, with a key for all that is its own.
+    pub(crate) async fn tenant(&self) -> Client {
+        self.operator().tenant("neighbour", self.base()).await
+    }
+
+    /// Another key of the first tenant that may do only this.
+    pub(crate) async fn key(&self, scopes: &str) -> Client {
+        let tenant = self.client.tenant_id();
+        self.operator()
+            .key(self.base(), json!({"tenant": tenant, "scopes": scopes}))
+            .await
+    }
+
+    /// Another key of the first tenant that sees only these devices, with all rights on them.
+    pub(crate) async fn device_key(&self, devices: &[&Device]) -> Client {
+        let ids: Vec<Value> = devices.iter().map(|device| json!(device.id)).collect();
+        let tenant = self.client.tenant_id();
+        self.operator()
+            .key(self.base(), json!({"tenant": tenant, "devices": ids}))
+            .await
+    }
+
+    /// Stops the gateway and starts it again on the same folder; all clients of the house find it.
+    pub(crate) async fn restart(&mut self) {
+        let running = self.gateway.take().expect("the house is open");
+        running.stop().await;
+        let gateway = start(&data(&self.folder)).await;
+        self.base().set(&format!("http://{}", gateway.address()));
+        self.gateway = Some(gateway);
+    }
+
+    /// Stops the gateway. A house that was not closed fails its test.
+    pub(crate) async fn close(mut self) {
+        let running = self.gateway.take().expect("the house is open");
+        running.stop().await;
+    }
+}
+
+impl Deref for House {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let left_open = self.gateway.is_some() && !std::thread::panicking();
+        assert!(!left_open, "the house was left open: close it");
+    }
+}
+
+fn data(folder: &TempDir) -> PathBuf {
+    folder.path().join("data")
+}
+
+async fn start(data: &Path) -> Gateway {
+    let toml = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[store]\npath = \"{}\"\n",
+        data.display()
+    );
+    let config = Config::from_toml(&toml).expect("the configuration is valid");
+    Gateway::start(config).await.expect("the gateway starts")
+}

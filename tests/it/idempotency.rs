@@ -1,0 +1,261 @@
+//! `Idempotency-Key`: a client may retry for ever, through any door.
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::house::{Answer, Device, House, phone, text, walk};
+
+fn body(words: &str) -> Value {
+    json!({"to": phone(1), "content": text(words)})
+}
+
+#[tokio::test]
+async fn the_same_key_says_it_once() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    let first = device.send_once("k-1", &body("hola")).await;
+    assert_eq!(first.header("idempotency-replayed"), None);
+    let again = device.send_once("k-1", &body("hola")).await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_ne!(first.header("x-request-id"), again.header("x-request-id"));
+    assert_eq!(first.clone().expect(202), again.expect(202));
+    let spelled = r#"{ "content": {"text":"h\u006fla","type":"text"}, "to": "NUMBER" }"#
+        .replace("NUMBER", &phone(1));
+    let path = device.path("/messages");
+    let spelled = house
+        .call("POST", &path)
+        .once("k-1")
+        .raw("application/json", spelled)
+        .send()
+        .await;
+    assert_eq!(spelled.expect(202), first.body, "compared as JSON values");
+    assert_eq!(walk(&house, &path).await.len(), 1);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn another_body_operation_or_path_under_the_key_is_a_mismatch() {
+    let house = House::open().await;
+    let (one, two) = (house.device("one").await, house.device("two").await);
+    one.send_once("k", &body("hola")).await.expect(202);
+    one.send_once("k", &body("other"))
+        .await
+        .problem(409, "idempotency_mismatch");
+    two.send_once("k", &body("hola"))
+        .await
+        .problem(409, "idempotency_mismatch");
+    // Another operation has a key space of its own.
+    let made = house
+        .call("POST", "/v1/devices")
+        .once("k")
+        .json(&json!({"name": "three"}))
+        .send()
+        .await;
+    made.expect(201);
+    assert_eq!(walk(&house, &one.path("/messages")).await.len(), 1);
+    assert_eq!(walk(&house, &two.path("/messages")).await.len(), 0);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_its_tenant() {
+    let house = House::open().await;
+    let neighbour = house.tenant().await;
+    let (own, theirs) = (house.device("own").await, neighbour.device("theirs").await);
+    let first = own.send_once("k", &body("hola")).await.expect(202);
+    let second = theirs.send_once("k", &body("hola")).await;
+    assert_eq!(second.header("idempotency-replayed"), None);
+    assert_ne!(second.expect(202)["id"], first["id"]);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_key_has_a_form() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    for bad in ["", " ", &"x".repeat(256)] {
+        let pointers = device.send_once(bad, &body("hola")).await.pointers();
+        assert_eq!(pointers, ["@Idempotency-Key"], "{bad:?}");
+    }
+    device
+        .send_once(&"x".repeat(255), &body("hola"))
+        .await
+        .expect(202);
+    let long = json!({"messages": [{"to": phone(1), "content": text("x"), "idempotency_key": "x".repeat(256)}]});
+    let answer = device.post("/messages/batch", long).await;
+    let told = answer.text();
+    assert!(
+        answer.status == 422 || answer.body["items"][0]["error"]["status"] == 422,
+        "{told}"
+    );
+    house.close().await;
+}
+
+#[tokio::test]
+async fn only_a_success_is_kept() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    let wrong = json!({"to": phone(1), "content": {"type": "text"}});
+    device.send_once("k", &wrong).await.problem(422, "invalid");
+    let good = device.send_once("k", &body("hola")).await;
+    assert_eq!(good.header("idempotency-replayed"), None);
+    good.expect(202);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_device_is_made_once() {
+    let house = House::open().await;
+    let wish = json!({"name": "one"});
+    let first = house
+        .call("POST", "/v1/devices")
+        .once("d")
+        .json(&wish)
+        .send()
+        .await;
+    let again = house
+        .call("POST", "/v1/devices")
+        .once("d")
+        .json(&wish)
+        .send()
+        .await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(first.expect(201), again.expect(201));
+    assert_eq!(walk(&house, "/v1/devices").await.len(), 1);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn an_inbound_simulation_is_played_once() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    let path = device.path("/simulations/messages");
+    let wish = json!({"from": phone(1), "content": text("hola")});
+    let first = house
+        .call("POST", &path)
+        .once("s")
+        .json(&wish)
+        .send()
+        .await
+        .expect(202);
+    let again = house
+        .call("POST", &path)
+        .once("s")
+        .json(&wish)
+        .send()
+        .await
+        .expect(202);
+    assert_eq!(first, again);
+    house
+        .until_entry("oldest", "message.received", |_| true)
+        .await;
+    // A second one would stand before this later message.
+    device.hears(&phone(1), "last").await;
+    house
+        .until_entry("oldest", "message.received", |it| {
+            it["data"]["content"]["text"] == "last"
+        })
+        .await;
+    assert_eq!(walk(&house, &device.path("/messages")).await.len(), 2);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn fifty_at_once_and_again_after_a_restart_are_one_message() {
+    let mut house = House::open().await;
+    let device = house.device("one").await;
+    let first = fifty(&device).await;
+    house.restart().await;
+    let second = fifty(&device).await;
+    let answer = &first[0].body;
+    for again in first.iter().chain(&second) {
+        assert_eq!(&again.body, answer, "the same answer each time");
+    }
+    let replays = first
+        .iter()
+        .filter(|it| it.header("idempotency-replayed") == Some("true"));
+    assert_eq!(replays.count(), 49);
+    assert!(
+        second
+            .iter()
+            .all(|it| it.header("idempotency-replayed") == Some("true"))
+    );
+    device
+        .send_once("fifty", &body("other"))
+        .await
+        .problem(409, "idempotency_mismatch");
+    assert_eq!(walk(&house, &device.path("/messages")).await.len(), 1);
+    let log = crate::house::read_log(&house, "oldest").await;
+    assert_eq!(
+        log.iter()
+            .filter(|it| it["type"] == "message.created")
+            .count(),
+        1
+    );
+    house.close().await;
+}
+
+#[tokio::test]
+async fn the_key_is_the_same_through_every_door() {
+    let mut house = House::open().await;
+    let device = house.device("one").await;
+    let first = device.send_once("door", &body("hola")).await.expect(202);
+    let mut item = body("hola");
+    item["idempotency_key"] = json!("door");
+    let batch = device
+        .post("/messages/batch", json!({"messages": [item]}))
+        .await
+        .expect(202);
+    assert_eq!(batch["items"][0]["ok"]["id"], first["id"]);
+    assert_eq!(batch["items"][0]["replayed"], true);
+    over_socket(&house, &device, &first).await;
+    house.restart().await;
+    over_socket(&house, &device, &first).await;
+    assert_eq!(walk(&house, &device.path("/messages")).await.len(), 1);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_key_first_used_on_a_socket_holds_on_rest() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    let mut socket = house.socket().await;
+    let mut params = body("hola");
+    params["device"] = json!(device.id);
+    let reply = socket
+        .request("send_message", params, Some("ws-first"))
+        .await;
+    let rest = device.send_once("ws-first", &body("hola")).await;
+    assert_eq!(rest.header("idempotency-replayed"), Some("true"));
+    assert_eq!(rest.expect(202)["id"], reply["ok"]["id"]);
+    socket.close().await;
+    house.close().await;
+}
+
+async fn over_socket(house: &House, device: &Device, first: &Value) {
+    let mut socket = house.socket().await;
+    let mut params = body("hola");
+    params["device"] = json!(device.id);
+    let reply = socket
+        .request("send_message", params.clone(), Some("door"))
+        .await;
+    assert_eq!(reply["ok"]["id"], first["id"], "{reply}");
+    assert_eq!(reply["replayed"], true, "{reply}");
+    params["content"] = text("other");
+    let reply = socket.request("send_message", params, Some("door")).await;
+    assert_eq!(reply["error"]["code"], "idempotency_mismatch", "{reply}");
+    socket.close().await;
+}
+
+async fn fifty(device: &Device) -> Vec<Answer> {
+    let mut calls = JoinSet::new();
+    for _ in 0..50 {
+        let device = device.clone();
+        calls.spawn(async move { device.send_once("fifty", &body("hola")).await });
+    }
+    let answers = calls.join_all().await;
+    for answer in &answers {
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    }
+    answers
+}

@@ -1,0 +1,122 @@
+//! Exit codes: what the shell learns, with one line that says what to do.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::tempdir;
+
+use super::binary::{Binary, buho, run, serve_arguments};
+
+async fn serve(data: &Path) -> (Option<i32>, String) {
+    let arguments = serve_arguments(data);
+    let (code, _, stderr) = run(buho(&arguments.each_ref().map(String::as_str))).await;
+    (code, stderr)
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_2() {
+    for arguments in [
+        &["fly"][..],
+        &["serve", "--nonsense"],
+        &["tenant", "create"],
+        &["serve", "--listen", "nowhere"],
+    ] {
+        let (code, _, stderr) = run(buho(arguments)).await;
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert!(!stderr.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_word_in_the_configuration_is_2_and_names_the_nearest() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("buho.toml");
+    fs::write(&file, "[server]\nlisen = \"127.0.0.1:0\"\n").unwrap();
+    let (code, _, stderr) = run(buho(&["serve", "--config", file.to_str().unwrap()])).await;
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("listen"), "{stderr}");
+    let at = folder.path().join("data").display().to_string();
+    let mut command = buho(&["serve", "--data", &at]);
+    command.env("BUHO_SERVER__LISEN", "127.0.0.1:0");
+    let (code, _, stderr) = run(command).await;
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.to_lowercase().contains("listen"), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_environment_is_taken_and_an_argument_wins() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut command = buho(&["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .env("BUHO_STORE__PATH", &data)
+        .env("BUHO_SERVER__LISTEN", "127.0.0.1:1");
+    let mut gateway = Binary::start(command, &data).await;
+    gateway.tenant().await.get("/v1/me").await.expect(200);
+    assert!(gateway.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_store_in_use_is_3_and_the_first_goes_on() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut first = Binary::serve(&data).await;
+    let client = first.tenant().await;
+    let (code, stderr) = serve(&data).await;
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(!stderr.trim().is_empty());
+    client.get("/v1/me").await.expect(200);
+    client
+        .post("/v1/devices", serde_json::json!({"name": "still mine"}))
+        .await
+        .expect(201);
+    first.operator().tenant("still here", client.base()).await;
+    first.kill().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_a_file_is_3() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::write(&data, "not a folder").unwrap();
+    let (code, stderr) = serve(&data).await;
+    assert!(matches!(code, Some(2 | 3)), "{code:?}: {stderr}");
+    assert_eq!(fs::read_to_string(&data).unwrap(), "not a folder");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_1() {
+    let folder = tempdir().unwrap();
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let at = folder.path().join("data").display().to_string();
+    let (code, _, stderr) = run(buho(&["serve", "--data", &at, "--listen", &listen])).await;
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(&listen), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_socket_path_too_long_is_2_and_names_the_option() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("x".repeat(110));
+    let (code, stderr) = serve(&data).await;
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("operator.socket"), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_operators_socket_is_for_its_owner_alone_and_a_stale_one_blocks_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    for _ in 0..3 {
+        let mut gateway = Binary::serve(&data).await;
+        let mode = fs::metadata(data.join("operator.sock"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        gateway.tenant().await.get("/v1/me").await.expect(200);
+        gateway.kill().await;
+    }
+}

@@ -1,0 +1,88 @@
+//! SIGKILL at any moment: nothing acknowledged is lost, nothing is said twice.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tempfile::tempdir;
+use tokio::task::JoinSet;
+use tokio::time::{Duration, sleep};
+
+use super::auditor::{Auditor, Sender};
+use super::binary::Binary;
+use crate::house::{Client, Device, Dice, seed};
+
+const KILLS: usize = 25;
+const ACKNOWLEDGEMENTS: usize = 20_000;
+const SENDERS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let seed = seed("twenty_five_kills_lose_nothing_that_was_acknowledged");
+    let mut dice = Dice::new(seed);
+    let mut gateway = Binary::serve(&data).await;
+    let client = gateway.tenant().await;
+    let devices = vec![client.device("one").await, client.device("two").await];
+    let auditor = Arc::new(Auditor::default());
+    let mut senders = JoinSet::new();
+    for index in 0..SENDERS {
+        let sender = Sender {
+            name: format!("s{index}"),
+            devices: devices.clone(),
+            auditor: Arc::clone(&auditor),
+            dice: Dice::new(dice.bits()),
+            batch_max: 100,
+            bytes_max: 200,
+        };
+        senders.spawn(sender.run());
+    }
+    let share = ACKNOWLEDGEMENTS / KILLS;
+    for round in 1..=KILLS {
+        auditor
+            .until_count(round * share - dice.below(share / 2))
+            .await;
+        sleep(Duration::from_millis(
+            u64::try_from(dice.below(25)).unwrap(),
+        ))
+        .await;
+        gateway.kill().await;
+        gateway = Binary::serve(&data).await;
+        gateway.lead(&client);
+    }
+    auditor.until_count(ACKNOWLEDGEMENTS).await;
+    auditor.end();
+    // A sender that found something wrong has panicked: that fails the test here.
+    senders.join_all().await;
+    until_settled(&client, &devices).await;
+    auditor.audit(&client, &devices).await;
+    assert!(gateway.terminate().await.success());
+    let mut gateway = Binary::serve(&data).await;
+    gateway.lead(&client);
+    auditor.audit(&client, &devices).await;
+    gateway.kill().await;
+}
+
+/// Waits until the network has everything, as long as there is progress.
+async fn until_settled(client: &Client, devices: &[Device]) {
+    let mut head = String::new();
+    let mut standing = 0;
+    while standing < 60 {
+        let mut waiting = 0;
+        for device in devices {
+            for status in ["queued", "sent"] {
+                let path = device.path(&format!("/messages?direction=out&status={status}&limit=1"));
+                let page = client.get(&path).await.expect(200);
+                waiting += usize::from(page["items"] != json!([]));
+            }
+        }
+        if waiting == 0 {
+            return;
+        }
+        let now = client.head().await;
+        standing = if now == head { standing + 1 } else { 0 };
+        head = now;
+        sleep(Duration::from_secs(1)).await;
+    }
+    panic!("messages wait and nothing happens any more");
+}

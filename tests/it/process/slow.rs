@@ -1,0 +1,80 @@
+//! Readers that never read: what they cost the process, and what they cost the others.
+
+use serde_json::json;
+use tempfile::tempdir;
+
+use super::binary::Binary;
+use crate::house::{Client, Device, Socket, phone, say, text};
+
+const STALLED: usize = 20;
+const MESSAGES: usize = 20_000;
+/// What one stalled reader may cost.
+const READER_MAX: usize = 3 * 1_024 * 1_024 / 2;
+/// What two runs of the same work may differ by themselves.
+const NOISE: usize = 12 * 1_024 * 1_024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_never_reads_costs_little_and_only_itself() {
+    let without = growth(0).await;
+    let with = growth(STALLED).await;
+    say(&format!(
+        "memory grew by {without} without and {with} bytes with {STALLED} stalled readers"
+    ));
+    let bound = STALLED * READER_MAX + NOISE;
+    assert!(with <= without + bound, "{with} > {without} + {bound}");
+}
+
+/// By how much the process grew while some readers stood still.
+async fn growth(stalled: usize) -> usize {
+    let folder = tempdir().unwrap();
+    let mut gateway = Binary::serve(&folder.path().join("data")).await;
+    let client = gateway.tenant().await;
+    let device = client.device("one").await;
+    device
+        .phone_behaves("*", json!({"auto_receipts": null}))
+        .await;
+    let mut sockets = Vec::new();
+    for _ in 0..stalled {
+        sockets.push(listener(&client, 4_096).await);
+    }
+    // Both runs warm up with the same work, so that the store's own buffers are in the first figure.
+    let mut quick = listener(&client, 1 << 20).await;
+    flood(&device, &mut quick, MESSAGES / 10).await;
+    let before = gateway.memory();
+    flood(&device, &mut quick, MESSAGES).await;
+    let after = gateway.memory();
+    quick.close().await;
+    sockets.into_iter().for_each(Socket::cut);
+    gateway.kill().await;
+    after.saturating_sub(before)
+}
+
+async fn listener(client: &Client, receive_buffer: u32) -> Socket {
+    let mut socket = client
+        .handshake()
+        .receive_buffer(receive_buffer)
+        .welcome()
+        .await;
+    socket
+        .subscribe(json!({"types": ["message.created"]}), "now")
+        .await;
+    socket
+}
+
+/// Sends messages of about 1 KiB while a quick reader takes them all.
+async fn flood(device: &Device, quick: &mut Socket, messages: usize) {
+    let sending = async {
+        let words = "x".repeat(900);
+        for batch in 0..messages / 500 {
+            let item = |index: usize| json!({"to": phone(index % 8), "content": text(&format!("{batch}-{index} {words}"))});
+            let body = json!({"messages": (0..500).map(item).collect::<Vec<_>>()});
+            device.post("/messages/batch", body).await.expect(202);
+        }
+    };
+    let reading = async {
+        for _ in 0..messages {
+            quick.event().await;
+        }
+    };
+    tokio::join!(sending, reading);
+}
