@@ -2,4 +2,4 @@
 
 #[cfg(test)]
 mod contract;
-pub mod simulator;
+pub(crate) mod simulator;

@@ -40,7 +40,7 @@ impl Registry {
             let mut place = 0_u64;
             self.cached.retain(|_, _| {
                 place = place.wrapping_add(1);
-                place % 8 != 0
+                !place.is_multiple_of(8)
             });
         }
         self.cached.insert(hash, caller);

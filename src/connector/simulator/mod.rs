@@ -48,7 +48,7 @@ use self::chores::Chores;
 use self::digits::Digits;
 use self::line::{Line, back_off};
 use self::network::{Network, Trouble};
-pub use self::options::SimulatorOptions;
+pub(crate) use self::options::SimulatorOptions;
 use self::record::SPACE;
 use self::session::SimulatedSession;
 use self::timers::Timers;
@@ -82,7 +82,7 @@ struct Node {
 }
 
 /// The simulated network of a node: a connector, and the levers that play what a network does.
-pub struct Simulator {
+pub(crate) struct Simulator {
     node: Arc<Node>,
     closing: watch::Sender<bool>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
@@ -91,7 +91,7 @@ pub struct Simulator {
 impl Simulator {
     /// Starts the network and its two tasks; must be called within a tokio runtime. End it with [`Self::close`].
     #[must_use]
-    pub fn new(base: ConnectorBase, options: SimulatorOptions) -> Arc<Self> {
+    pub(crate) fn new(base: ConnectorBase, options: SimulatorOptions) -> Arc<Self> {
         let node = Arc::new(Node {
             store: base.store,
             clock: base.clock,
@@ -115,7 +115,7 @@ impl Simulator {
 
     /// Ends the tasks and writes the marks down. What was on its way is found again after the next start. To be
     /// called after the sessions have stopped and before the store closes.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.closing.send_replace(true);
         self.node.timers.close();
         let mut tasks = self.tasks.lock().await;

@@ -4,33 +4,33 @@ use std::time::Duration;
 
 /// How the simulated network behaves as a whole. Its bounds are per tenant unless something else is said.
 #[derive(Clone, Debug)]
-pub struct SimulatorOptions {
+pub(crate) struct SimulatorOptions {
     /// What all chance derives from: one seed, one run.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// How long the first QR of a pairing lives.
-    pub first_qr: Duration,
+    pub(crate) first_qr: Duration,
     /// How long each later QR lives.
-    pub next_qr: Duration,
+    pub(crate) next_qr: Duration,
     /// How many QRs a pairing shows before it ends.
-    pub qr_max: u32,
+    pub(crate) qr_max: u32,
     /// How long the phone that scans waits for a QR.
-    pub scan_wait: Duration,
+    pub(crate) scan_wait: Duration,
     /// How long a receipt is on its way between two simulated devices.
-    pub transit: Duration,
+    pub(crate) transit: Duration,
     /// How long the network waits for the gateway to take what it offers, before it offers it again.
-    pub offer_time_max: Duration,
+    pub(crate) offer_time_max: Duration,
     /// Receipts that are on their way, in the whole node; a hand-over waits for room.
-    pub timers_max: usize,
+    pub(crate) timers_max: usize,
     /// Messages that wait in memory for a phone to come online; the rest is found again in the store.
-    pub held_max: usize,
+    pub(crate) held_max: usize,
     /// Messages and receipts kept for devices that are away; beyond it a hand-over is put off.
-    pub kept_max: u64,
+    pub(crate) kept_max: u64,
     /// Numbers with settings of their own; one more is refused.
-    pub phones_max: usize,
+    pub(crate) phones_max: usize,
     /// Tenants with a network in memory; one more is refused.
-    pub networks_max: usize,
+    pub(crate) networks_max: usize,
     /// How often the place from which receipts are owed is written down, where it moved.
-    pub mark_every: Duration,
+    pub(crate) mark_every: Duration,
 }
 
 impl Default for SimulatorOptions {

@@ -39,6 +39,10 @@ pub(crate) fn value(body: &[u8]) -> Result<Value, ApiError> {
 /// # Errors
 ///
 /// The rule that it breaks, and where.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "who reads a value has no more use for it"
+)]
 pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Faults> {
     read_value(&value)
 }
@@ -135,12 +139,10 @@ fn pointer(root: &Value, path: Vec<String>, text: &str) -> String {
     } else if let Some(given) = text
         .strip_prefix("invalid type: ")
         .or_else(|| text.strip_prefix("invalid value: "))
+        && !given.starts_with("map")
+        && let Some(object) = at(root, &path).filter(|it| it.is_object())
     {
-        if !given.starts_with("map")
-            && let Some(object) = at(root, &path).filter(|it| it.is_object())
-        {
-            find(object, given, &mut path);
-        }
+        find(object, given, &mut path);
     }
     path.iter().fold(String::new(), |whole, it| {
         whole + "/" + &it.replace('~', "~0").replace('/', "~1")
