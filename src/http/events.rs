@@ -20,9 +20,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::query::{PollQuery, StreamQuery, Wanted};
-use super::{ApiState, Nothing};
 use super::call::Call;
 use super::scope::{EventsRead, EventsReadStream};
+use super::{ApiState, Nothing};
 use crate::credentials::Ended;
 use crate::problem::{ApiError, Code, Problems};
 use crate::ws::Sockets;
@@ -96,7 +96,7 @@ async fn list_events(
     call: Call<EventsRead>,
 ) -> Result<Response, ApiError> {
     let query: PollQuery = call.query()?;
-    let wanted = Wanted::of(query.terms(), query.after.as_deref(), call.caller())?;
+    let wanted = Wanted::of(&query.terms(), query.after.as_deref(), call.caller())?;
     let log = api.node.log_of(call.tenant()).await?;
     let Opened {
         listener, reset, ..
@@ -148,7 +148,7 @@ async fn stream_events(
         ),
         None => query.after.as_deref(),
     };
-    let wanted = Wanted::of(query.terms(), last, call.caller())?;
+    let wanted = Wanted::of(&query.terms(), last, call.caller())?;
     let limit = call.caller().limits().connections;
     let place = sockets.connections.place(call.tenant(), limit);
     let place = place.ok_or_else(|| {

@@ -4,6 +4,7 @@
 //! socket; [`reader`] turns entries into messages; [`request`] calls the operations of REST in the process;
 //! [`session`] holds it all together over a [`socket`].
 
+mod close;
 mod connections;
 mod frame;
 mod open;
@@ -31,7 +32,8 @@ use utoipa_axum::routes;
 pub(crate) use self::connections::{Connections, Place};
 pub(crate) use self::state::{Delivery, Verdict};
 
-use self::frame::{Close, Codec, FRAME_BYTES_MAX};
+use self::close::Close;
+use self::frame::{Codec, FRAME_BYTES_MAX};
 use self::request::Operations;
 use self::session::{Parts, Session};
 use self::socket::Socket;

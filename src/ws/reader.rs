@@ -9,7 +9,8 @@ use actors::ports::StoreError;
 use axum::extract::ws::Message;
 use tokio::time::Instant;
 
-use super::frame::{Close, Codec, ServerFrame};
+use super::close::Close;
+use super::frame::{Codec, ServerFrame};
 use super::state::{Beyond, Delivery, Verdict};
 
 /// Entries that are taken from the ring at once.

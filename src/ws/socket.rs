@@ -9,7 +9,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{Sink, Stream};
 use tokio::time::Instant;
 
-use super::frame::Close;
+use super::close::Close;
 
 /// Bytes that are put into the write buffer before they are written out. Few, so that a slow reader is seen to move.
 const BATCH_BYTES: usize = 16 << 10;

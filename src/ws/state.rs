@@ -8,7 +8,7 @@ use actors::log::{Facts, Filter, Sight};
 use actors::model::Cursor;
 use tokio::time::Instant;
 
-use super::frame::Close;
+use super::close::Close;
 
 /// Bytes that may be open without an ack; one larger entry always passes.
 const WINDOW_BYTES_MAX: usize = 4 << 20;
@@ -417,5 +417,4 @@ impl Rate {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

@@ -278,11 +278,14 @@ mod tests {
 
     fn subscribe(mut value: Value) -> Result<SubscribeWish, Wrong> {
         value["op"] = json!("subscribe");
-        match read(value).op {
-            Op::Subscribe(wish) => Ok(*wish),
-            Op::Wrong(wrong) => Err(wrong),
-            other => panic!("{other:?}"),
+        let op = read(value).op;
+        if let Op::Subscribe(wish) = op {
+            return Ok(*wish);
         }
+        let Op::Wrong(wrong) = op else {
+            panic!("neither a wish nor a wrong one")
+        };
+        Err(wrong)
     }
 
     fn refused(value: Value) -> (String, String) {

@@ -121,12 +121,12 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Checks what is asked for.
     pub(super) fn of(
-        terms: FilterTerms,
+        terms: &FilterTerms,
         after: Option<&str>,
         caller: &Caller,
     ) -> Result<Self, ApiError> {
         let filter =
-            Filter::compile(&terms).map_err(|faults| ApiError::invalid(in_query(faults)))?;
+            Filter::compile(terms).map_err(|faults| ApiError::invalid(in_query(faults)))?;
         let start = after.map_or(Ok(Start::Now), |it| parse_start(it, "?after"))?;
         Ok(Self {
             start,

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use actors::model::{
-    Chat, DeviceId, Direction, EventId, Jid, MessageId, MessageState, SessionChange, Status,
-    TenantId, Timestamp,
-};
+use actors::model::{Chat, Direction, Jid, MessageId, MessageState, Status, Timestamp};
 use actors::ports::{
-    ChatQuery, Directory as _, History as _, MessageFilter, MessagePage, MessageQuery, Order,
-    Outcome, Write, Writer as _, commit,
+    ChatQuery, History as _, MessageFilter, MessagePage, MessageQuery, Order, Write, Writer as _,
 };
 
-use super::{Opener, World, chat_row, committed, device_record, jid, message};
+use super::{Opener, World, chat_row, jid, message};
 
 pub(super) fn query(chat: Option<&Jid>, order: Order, limit: usize) -> MessageQuery {
     MessageQuery {

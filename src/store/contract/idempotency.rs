@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::ports::{Directory as _, Outcome, Writer as _, commit};
+use actors::ports::{Directory as _, Outcome, commit};
 
 use super::{Opener, World, answer, claim, committed, entry};
 

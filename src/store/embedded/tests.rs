@@ -10,11 +10,10 @@ use actors::model::{
     Cursor, DeviceId, MessageState, Status, Tenant, TenantId, TenantLimits, Timestamp,
 };
 use actors::ports::{
-    Clock, Directory as _, History as _, Job, LogReader as _, Outcome, StoreError, StoreHealth,
-    SubmitError, Write, Writer as _, commit,
+    Clock, Directory as _, Job, LogReader as _, Outcome, StoreError, StoreHealth, SubmitError,
+    Write, Writer as _, commit,
 };
 use bytes::Bytes;
-use fjall::Readable as _;
 use tempfile::TempDir;
 
 use super::engine::{Engine, Space};
@@ -377,6 +376,41 @@ async fn what_nobody_sees_is_erased() {
             .count(),
         0,
         "nothing is left to be done"
+    );
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_removal_leaves_no_rows() {
+    let (house, store) = House::new().await;
+    let (chat, device) = (jid("51999888777"), house.device);
+    let (let_go, wait) = std::sync::mpsc::channel::<()>();
+    let job = |writes, done| Job {
+        writes,
+        entries: vec![],
+        claim: None,
+        done,
+    };
+    let hold = Box::new(move |_| {
+        let _let_go = wait.recv_timeout(Duration::from_secs(30));
+    });
+    let submit = |it| store.submit(house.tenant, it).unwrap();
+    submit(job(vec![], hold));
+    submit(job(vec![Write::DeviceRemoved(device)], Box::new(drop)));
+    // So far behind that the erasure has gone past its rows when it comes.
+    for _ in 0..3_500 {
+        submit(job(vec![], Box::new(drop)));
+    }
+    let body = message(device, &chat, "x", Timestamp::from_millis(1));
+    let late = Write::Message {
+        body: Box::new(body),
+        state: MessageState::new(Status::Queued),
+    };
+    submit(job(vec![late], Box::new(drop)));
+    drop(let_go);
+    store.close().await;
+    assert_eq!(
+        [Space::Messages, Space::ByDevice].map(|it| rows(&house.path(), it)),
+        [0, 0]
     );
 }
 
