@@ -97,9 +97,14 @@ impl StartError {
 struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that others take")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that others take"
+    )]
     fn now(&self) -> Timestamp {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
     }
 }
@@ -121,10 +126,19 @@ impl Gateway {
 
         let embedded = open_store(&config, &clock).await?;
         let store: Arc<dyn Store> = Arc::clone(&embedded) as Arc<dyn Store>;
-        let base = ConnectorBase { store: Arc::clone(&store), clock: Arc::clone(&clock) };
+        let base = ConnectorBase {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+        };
         let simulator = Simulator::new(base, simulator_options(&config));
-        let connectors: Vec<Arc<dyn Connector>> = vec![Arc::clone(&simulator) as Arc<dyn Connector>];
-        let base = Base::new(Arc::clone(&store), Arc::clone(&clock), connectors, limits(&config));
+        let connectors: Vec<Arc<dyn Connector>> =
+            vec![Arc::clone(&simulator) as Arc<dyn Connector>];
+        let base = Base::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            connectors,
+            limits(&config),
+        );
         let node = NodeHandle::start(base).await.map_err(StartError::Actors)?;
         let credentials = Credentials::new(Arc::clone(&store), Arc::clone(&clock), &config).await;
         let credentials = Arc::new(credentials.map_err(StartError::Credentials)?);
@@ -141,9 +155,14 @@ impl Gateway {
             metrics: metrics.clone(),
             idempotency: http::idempotency::InFlight::default(),
         });
-        let desk = OperatorDesk { node: node.clone(), credentials, store };
+        let desk = OperatorDesk {
+            node: node.clone(),
+            credentials,
+            store,
+        };
         let operator = OperatorSocket::open(&config.operator_socket(), Arc::new(desk));
-        let operator = operator.map_err(|error: SocketError| StartError::Operator(Box::new(error)))?;
+        let operator =
+            operator.map_err(|error: SocketError| StartError::Operator(Box::new(error)))?;
         let serve_limits = ServeLimits {
             connections: config.server.connections_max,
             head_time: config.server.header_time_max(),
@@ -153,7 +172,17 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         tasks.spawn(http::serve(listener, routes, stopped, serve_limits));
         tasks.spawn(metrics.keep_up());
-        Ok(Self { address, api, node, store: embedded, simulator, operator, stopping, sockets, tasks })
+        Ok(Self {
+            address,
+            api,
+            node,
+            store: embedded,
+            simulator,
+            operator,
+            stopping,
+            sockets,
+            tasks,
+        })
     }
 
     /// Where the gateway listens.
@@ -179,7 +208,10 @@ impl Gateway {
     }
 }
 
-async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<EmbeddedStore>, StartError> {
+async fn open_store(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<EmbeddedStore>, StartError> {
     let options = EmbeddedOptions {
         min_free: config.store.min_free,
         cache_bytes: config.store.cache_bytes,
@@ -210,15 +242,24 @@ fn limits(config: &Config) -> Limits {
     let answer_max = config.chats.command_time_max();
     let devices = usize::try_from(config.limits.devices).unwrap_or(usize::MAX);
     Limits {
-        chat: DoorLimits { calls_max: config.chats.door, answer_max },
+        chat: DoorLimits {
+            calls_max: config.chats.door,
+            answer_max,
+        },
         chat_idle: config.chats.idle(),
         chats_resident_max: config.chats.resident_max,
-        device: DoorLimits { calls_max: 64, answer_max },
+        device: DoorLimits {
+            calls_max: 64,
+            answer_max,
+        },
         outbox_window: config.outbox.window,
         reconnect_min: config.devices.reconnect_first(),
         reconnect_max: config.devices.reconnect_max(),
         connects_max: config.devices.connects_max,
-        tenant: DoorLimits { calls_max: 1_024, answer_max: answer_max.max(Duration::from_secs(10)) },
+        tenant: DoorLimits {
+            calls_max: 1_024,
+            answer_max: answer_max.max(Duration::from_secs(10)),
+        },
         devices_max: if devices == 0 { usize::MAX } else { devices },
         log: LogOptions {
             retention: config.streams.retention(),

@@ -56,9 +56,20 @@ async fn list_chats(State(api): State<ApiState>, call: Call<ChatsRead>) -> Resul
     let device = api.device(&call).await?;
     let query: ListChats = call.query()?;
     let list = format!("list_chats {}", device.id());
-    let (walk, beyond) = Walk::start::<(Timestamp, Jid)>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
+    let (walk, beyond) = Walk::start::<(Timestamp, Jid)>(
+        &api,
+        call.tenant(),
+        &list,
+        &query,
+        query.cursor.as_deref(),
+    )?;
     let limit: usize = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
-    let wanted = ChatQuery { beyond, unread: query.unread, text: query.q, limit: limit + 1 };
+    let wanted = ChatQuery {
+        beyond,
+        unread: query.unread,
+        text: query.q,
+        limit: limit + 1,
+    };
     let found = api.store.chats(call.tenant(), device.id(), wanted).await?;
     let (items, next) = cut(found, limit, |it| (it.active_at, it.jid.clone()));
     Reply::ok(&walk.page(items, next))
@@ -136,19 +147,38 @@ struct HistoryPage {
     ),
     responses((status = 200, description = "A page of messages.", body = HistoryPage), Problems),
 )]
-async fn list_chat_messages(State(api): State<ApiState>, call: Call<MessagesRead>) -> Result<Reply, ApiError> {
+async fn list_chat_messages(
+    State(api): State<ApiState>,
+    call: Call<MessagesRead>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?.id();
     let chat = find(&api, &call, device).await?.jid;
     let query: ListChatMessages = call.query()?;
     let mut faults = Faults::default();
-    faults.check(query.around.is_none() || query.cursor.is_none(), "?around", "goes without a cursor");
-    faults.check(query.around.is_none() || query.order.is_none(), "?around", "goes without an order");
+    faults.check(
+        query.around.is_none() || query.cursor.is_none(),
+        "?around",
+        "goes without a cursor",
+    );
+    faults.check(
+        query.around.is_none() || query.order.is_none(),
+        "?around",
+        "goes without an order",
+    );
     faults.into_result().map_err(ApiError::invalid)?;
     let list = format!("list_chat_messages {device} {chat}");
-    let start = |order: HistoryOrder, cursor: Option<&str>| Walk::start::<MessageId>(&api, call.tenant(), &list, &order, cursor);
+    let start = |order: HistoryOrder, cursor: Option<&str>| {
+        Walk::start::<MessageId>(&api, call.tenant(), &list, &order, cursor)
+    };
     let limit: usize = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
     let read = async |beyond: Option<MessageId>, order: Order, limit: usize| {
-        let wanted = MessageQuery { chat: Some(chat.clone()), beyond, order, filter: MessageFilter::default(), limit };
+        let wanted = MessageQuery {
+            chat: Some(chat.clone()),
+            beyond,
+            order,
+            filter: MessageFilter::default(),
+            limit,
+        };
         api.store.messages(call.tenant(), device, wanted).await
     };
     let Some(around) = query.around else {
@@ -162,18 +192,45 @@ async fn list_chat_messages(State(api): State<ApiState>, call: Call<MessagesRead
             }
             Err(error) => return Err(error),
         };
-        let order = if order == HistoryOrder::Desc { Order::Newest } else { Order::Oldest };
+        let order = if order == HistoryOrder::Desc {
+            Order::Newest
+        } else {
+            Order::Oldest
+        };
         let page = read(beyond, order, limit).await?;
         let next_cursor = page.next.map(|it| walk.cursor(it));
-        return Reply::ok(&HistoryPage { items: page.items, next_cursor, prev_cursor: None, event_cursor: walk.event_cursor });
+        return Reply::ok(&HistoryPage {
+            items: page.items,
+            next_cursor,
+            prev_cursor: None,
+            event_cursor: walk.event_cursor,
+        });
     };
-    let middle = api.store.message(call.tenant(), device, around).await?.filter(|it| it.body.chat == chat);
-    let middle = middle.ok_or_else(|| ApiError::invalid(Faults::one("?around", "there is no such message in this chat")))?;
+    let middle = api
+        .store
+        .message(call.tenant(), device, around)
+        .await?
+        .filter(|it| it.body.chat == chat);
+    let middle = middle.ok_or_else(|| {
+        ApiError::invalid(Faults::one(
+            "?around",
+            "there is no such message in this chat",
+        ))
+    })?;
     let (older_walk, _) = start(HistoryOrder::Desc, None)?;
     let (newer_walk, _) = start(HistoryOrder::Asc, None)?;
     let newer = read(Some(around), Order::Oldest, limit / 2).await?;
-    let older = read(Some(around), Order::Newest, limit.saturating_sub(newer.items.len() + 1)).await?;
-    let prev_cursor = if limit < 2 { Some(newer_walk.cursor(around)) } else { newer.next.map(|it| newer_walk.cursor(it)) };
+    let older = read(
+        Some(around),
+        Order::Newest,
+        limit.saturating_sub(newer.items.len() + 1),
+    )
+    .await?;
+    let prev_cursor = if limit < 2 {
+        Some(newer_walk.cursor(around))
+    } else {
+        newer.next.map(|it| newer_walk.cursor(it))
+    };
     let next_cursor = match older.items.last() {
         Some(_) => older.next.map(|it| older_walk.cursor(it)),
         None => Some(older_walk.cursor(around)),
@@ -182,7 +239,12 @@ async fn list_chat_messages(State(api): State<ApiState>, call: Call<MessagesRead
     items.reverse();
     items.push(middle);
     items.extend(older.items);
-    Reply::ok(&HistoryPage { items, next_cursor, prev_cursor: Some(prev_cursor), event_cursor: older_walk.event_cursor })
+    Reply::ok(&HistoryPage {
+        items,
+        next_cursor,
+        prev_cursor: Some(prev_cursor),
+        event_cursor: older_walk.event_cursor,
+    })
 }
 
 /// How far a chat was read.
@@ -200,14 +262,20 @@ struct MarkChatRead {
     request_body = MarkChatRead,
     responses((status = 200, description = "The chat as it is now.", body = Chat), Problems),
 )]
-async fn mark_chat_read(State(api): State<ApiState>, call: Call<ChatsWrite>) -> Result<Reply, ApiError> {
+async fn mark_chat_read(
+    State(api): State<ApiState>,
+    call: Call<ChatsWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let chat = find(&api, &call, device.id()).await?.jid;
     let body: MarkChatRead = call.body()?;
     if let Some(up_to) = body.up_to {
         let found = api.store.message(call.tenant(), device.id(), up_to).await?;
         if found.is_none_or(|it| it.body.chat != chat) {
-            return Err(ApiError::invalid(Faults::one("/up_to", "there is no such message in this chat")));
+            return Err(ApiError::invalid(Faults::one(
+                "/up_to",
+                "there is no such message in this chat",
+            )));
         }
     }
     once(&api, &call, "mark_chat_read", async || {
@@ -235,13 +303,19 @@ struct UpdateChatPresence {
     request_body = UpdateChatPresence,
     responses((status = 204, description = "The network was told."), Problems),
 )]
-async fn update_chat_presence(State(api): State<ApiState>, call: Call<PresenceWrite>) -> Result<Reply, ApiError> {
+async fn update_chat_presence(
+    State(api): State<ApiState>,
+    call: Call<PresenceWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let chat: Jid = call.path("chat")?;
     let body: UpdateChatPresence = call.body()?;
     let in_bounds = body.for_ms.is_none_or(|it| (1..=60_000).contains(&it));
     if !in_bounds {
-        return Err(ApiError::invalid(Faults::one("/for_ms", "must be within 1 and 60,000")));
+        return Err(ApiError::invalid(Faults::one(
+            "/for_ms",
+            "must be within 1 and 60,000",
+        )));
     }
     let span = body.for_ms.map(|it| Duration::from_millis(it.into()));
     device.type_for(chat, body.presence, span).await?;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actors::device::{DeviceHandle, DevicePatch};
-use actors::model::{ConnectorChoice, ConnectorKind, Device, DeviceId, DeviceState, Faults, Metadata, PhoneNumber, Qr, Session};
+use actors::model::{
+    ConnectorChoice, ConnectorKind, Device, DeviceId, DeviceState, Faults, Metadata, PhoneNumber,
+    Qr, Session,
+};
 use actors::tenant::{CreatedDevice, DeviceDraft};
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -70,20 +73,37 @@ struct CreateDevice {
     request_body = CreateDevice,
     responses((status = 201, description = "Made.", body = Device), Problems),
 )]
-async fn create_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -> Result<Reply, ApiError> {
+async fn create_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesWrite>,
+) -> Result<Reply, ApiError> {
     let body: CreateDevice = call.body()?;
     if !call.caller().devices().is_empty() {
-        return Err(ApiError::new(Code::Forbidden).detail("a key that is bound to devices can't make another"));
+        return Err(ApiError::new(Code::Forbidden)
+            .detail("a key that is bound to devices can't make another"));
     }
     let connector = match body.connector {
         None | Some(ConnectorForm::Name(ConnectorKind::Simulator)) => ConnectorChoice::Simulator {},
         Some(ConnectorForm::Settings(choice)) => choice,
     };
-    let draft = DeviceDraft { name: body.name, connector, number: body.number, metadata: body.metadata };
+    let draft = DeviceDraft {
+        name: body.name,
+        connector,
+        number: body.number,
+        metadata: body.metadata,
+    };
     draft.check().map_err(ApiError::invalid)?;
     let claim = call.claim("create_device")?;
-    match api.node.awake(call.tenant()).await?.create_device(draft, claim).await? {
-        CreatedDevice::Made(device) => Reply::created(format!("/v1/devices/{}", device.id), &*device),
+    match api
+        .node
+        .awake(call.tenant())
+        .await?
+        .create_device(draft, claim)
+        .await?
+    {
+        CreatedDevice::Made(device) => {
+            Reply::created(format!("/v1/devices/{}", device.id), &*device)
+        }
         CreatedDevice::Replayed(kept) => Ok(Reply::from(kept)),
     }
 }
@@ -113,22 +133,42 @@ struct ListDevices {
     get, path = "/v1/devices", operation_id = "list_devices", tag = "devices", params(ListDevices),
     responses((status = 200, description = "A page of devices.", body = Page<Device>), Problems),
 )]
-async fn list_devices(State(api): State<ApiState>, call: Call<DevicesRead>) -> Result<Reply, ApiError> {
+async fn list_devices(
+    State(api): State<ApiState>,
+    call: Call<DevicesRead>,
+) -> Result<Reply, ApiError> {
     let query: ListDevices = call.query()?;
-    let (walk, beyond) = Walk::start::<DeviceId>(&api, call.tenant(), "list_devices", &query, query.cursor.as_deref())?;
+    let (walk, beyond) = Walk::start::<DeviceId>(
+        &api,
+        call.tenant(),
+        "list_devices",
+        &query,
+        query.cursor.as_deref(),
+    )?;
     let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
     let text = query.q.as_ref().map(|it| it.to_lowercase());
     let wanted = |it: &Device| {
         call.caller().sees(it.id)
             && beyond.is_none_or(|beyond| it.id < beyond)
             && query.state.is_none_or(|state| state == it.session.state)
-            && query.connector.is_none_or(|kind| kind == it.connector.kind())
+            && query
+                .connector
+                .is_none_or(|kind| kind == it.connector.kind())
             && text.as_ref().is_none_or(|text| {
-                it.name.to_lowercase().contains(text) || it.number.as_ref().is_some_and(|number| number.digits().contains(text))
+                it.name.to_lowercase().contains(text)
+                    || it
+                        .number
+                        .as_ref()
+                        .is_some_and(|number| number.digits().contains(text))
             })
     };
     let devices = api.node.awake(call.tenant()).await?.devices();
-    let found: Vec<Device> = devices.iter().map(|it| it.record().to_device()).filter(wanted).take(limit + 1).collect();
+    let found: Vec<Device> = devices
+        .iter()
+        .map(|it| it.record().to_device())
+        .filter(wanted)
+        .take(limit + 1)
+        .collect();
     let (items, next) = cut(found, limit, |it| it.id);
     Reply::ok(&walk.page(items, next))
 }
@@ -139,7 +179,10 @@ async fn list_devices(State(api): State<ApiState>, call: Call<DevicesRead>) -> R
     params(("device" = DeviceId, Path, description = "The device.")),
     responses((status = 200, description = "The device.", body = Device), Problems),
 )]
-async fn read_device(State(api): State<ApiState>, call: Call<DevicesRead>) -> Result<Reply, ApiError> {
+async fn read_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesRead>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     Reply::ok(&device.record().to_device())
 }
@@ -163,7 +206,10 @@ struct UpdateDevice {
     request_body = UpdateDevice,
     responses((status = 200, description = "The device as it is now.", body = Device), Problems),
 )]
-async fn update_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -> Result<Reply, ApiError> {
+async fn update_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let body: UpdateDevice = call.body()?;
     let name = match body.name {
@@ -178,7 +224,11 @@ async fn update_device(State(api): State<ApiState>, call: Call<DevicesWrite>) ->
     };
     let patch = DevicePatch { name, metadata };
     patch.check().map_err(ApiError::invalid)?;
-    let record = if patch.is_empty() { device.record() } else { device.patch(patch).await? };
+    let record = if patch.is_empty() {
+        device.record()
+    } else {
+        device.patch(patch).await?
+    };
     Reply::ok(&record.to_device())
 }
 
@@ -199,9 +249,16 @@ fn merged(device: &DeviceHandle, change: BTreeMap<String, Option<String>>) -> Me
     params(("device" = DeviceId, Path, description = "The device.")),
     responses((status = 204, description = "Gone."), Problems),
 )]
-async fn delete_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -> Result<Reply, ApiError> {
+async fn delete_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    api.node.awake(call.tenant()).await?.remove_device(device.id()).await?;
+    api.node
+        .awake(call.tenant())
+        .await?
+        .remove_device(device.id())
+        .await?;
     Ok(Reply::no_content())
 }
 
@@ -223,6 +280,8 @@ struct ConnectDevice {
     /// How the device is to be linked, where it is not linked yet.
     #[serde(default)]
     method: ConnectMethod,
+    /// The number that types the code; goes with `code` alone.
+    number: Option<PhoneNumber>,
 }
 
 /// A session that is on its way.
@@ -249,19 +308,31 @@ struct Connecting {
         Problems,
     ),
 )]
-async fn connect_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -> Result<Reply, ApiError> {
+async fn connect_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let body: ConnectDevice = call.body()?;
     if let ConnectMethod::Code = body.method {
         let faults = Faults::one("/method", "this connector links by `qr` only");
         return Err(actors::CommandError::Unsupported(faults).into());
     }
+    if body.number.is_some() {
+        return Err(ApiError::invalid(Faults::one(
+            "/number",
+            "goes with the method `code`",
+        )));
+    }
     once(&api, &call, "connect_device", async || {
         let was_connected = device.record().session.state == DeviceState::Connected;
         let mut changes = device.changes();
         device.connect().await?;
         let settled = async {
-            while device.qr().is_none() && device.record().session.state == DeviceState::Connecting && !device.record().linked {
+            while device.qr().is_none()
+                && device.record().session.state == DeviceState::Connecting
+                && !device.record().linked
+            {
                 if changes.changed().await.is_err() {
                     return;
                 }
@@ -269,8 +340,15 @@ async fn connect_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -
         };
         // Late is fine: then the answer has no QR.
         let _late = tokio::time::timeout(QR_WAIT_MAX, settled).await;
-        let answer = Connecting { session: device.session(), qr: device.qr() };
-        if was_connected { Reply::ok(&answer) } else { Reply::accepted(&answer) }
+        let answer = Connecting {
+            session: device.session(),
+            qr: device.qr(),
+        };
+        if was_connected {
+            Reply::ok(&answer)
+        } else {
+            Reply::accepted(&answer)
+        }
     })
     .await
 }
@@ -284,18 +362,32 @@ async fn connect_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -
         Problems,
     ),
 )]
-async fn read_device_qr(State(api): State<ApiState>, call: Call<DevicesReadQr>) -> Result<Response, ApiError> {
+async fn read_device_qr(
+    State(api): State<ApiState>,
+    call: Call<DevicesReadQr>,
+) -> Result<Response, ApiError> {
     let device = api.device(&call).await?;
-    let qr = device.qr().ok_or_else(|| ApiError::new(Code::StateConflict).detail("no QR is being shown"))?;
+    let qr = device
+        .qr()
+        .ok_or_else(|| ApiError::new(Code::StateConflict).detail("no QR is being shown"))?;
     let wanted = call.prefers(QR);
     if wanted == "application/json" {
         return Ok(Reply::ok(&qr)?.into_response());
     }
-    let code = QrCode::new(qr.code.as_bytes()).map_err(|error| ApiError::new(Code::Internal).because(error))?;
-    let (kind, bytes) = if wanted == "image/png" { ("image/png", png_of(&code)?) } else { ("image/svg+xml", svg_of(&code)) };
+    let code = QrCode::new(qr.code.as_bytes())
+        .map_err(|error| ApiError::new(Code::Internal).because(error))?;
+    let (kind, bytes) = if wanted == "image/png" {
+        ("image/png", png_of(&code)?)
+    } else {
+        ("image/svg+xml", svg_of(&code))
+    };
     let mut response = (StatusCode::OK, bytes).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
@@ -303,7 +395,10 @@ async fn read_device_qr(State(api): State<ApiState>, call: Call<DevicesReadQr>) 
 const MODULE_PIXELS: u32 = 8;
 
 fn svg_of(code: &QrCode) -> Vec<u8> {
-    code.render::<qrcode::render::svg::Color<'_>>().module_dimensions(MODULE_PIXELS, MODULE_PIXELS).build().into_bytes()
+    code.render::<qrcode::render::svg::Color<'_>>()
+        .module_dimensions(MODULE_PIXELS, MODULE_PIXELS)
+        .build()
+        .into_bytes()
 }
 
 /// One byte a pixel, black on white.
@@ -313,19 +408,29 @@ fn png_of(code: &QrCode) -> Result<Vec<u8>, ApiError> {
     let modules = code.width() + 2 * QUIET;
     let dark = code.to_colors();
     let pixel = |x: usize, y: usize| {
-        let (column, row) = ((x / scale).checked_sub(QUIET), (y / scale).checked_sub(QUIET));
-        let inside = column.zip(row).filter(|(column, row)| *column < code.width() && *row < code.width());
+        let (column, row) = (
+            (x / scale).checked_sub(QUIET),
+            (y / scale).checked_sub(QUIET),
+        );
+        let inside = column
+            .zip(row)
+            .filter(|(column, row)| *column < code.width() && *row < code.width());
         let color = inside.and_then(|(column, row)| dark.get(row * code.width() + column));
         color.map_or(255, |it| it.select(0, 255))
     };
     let side = modules * scale;
-    let pixels: Vec<u8> = (0..side).flat_map(|y| (0..side).map(move |x| (x, y))).map(|(x, y)| pixel(x, y)).collect();
+    let pixels: Vec<u8> = (0..side)
+        .flat_map(|y| (0..side).map(move |x| (x, y)))
+        .map(|(x, y)| pixel(x, y))
+        .collect();
     let side = u32::try_from(side).unwrap_or(u32::MAX);
     let mut out = Vec::new();
     let mut encoder = png::Encoder::new(&mut out, side, side);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(png::BitDepth::Eight);
-    let written = encoder.write_header().and_then(|mut it| it.write_image_data(&pixels));
+    let written = encoder
+        .write_header()
+        .and_then(|mut it| it.write_image_data(&pixels));
     written.map_err(|error| ApiError::new(Code::Internal).because(error))?;
     Ok(out)
 }
@@ -336,7 +441,10 @@ fn png_of(code: &QrCode) -> Result<Vec<u8>, ApiError> {
     params(("device" = DeviceId, Path, description = "The device.")),
     responses((status = 200, description = "The session as it is now.", body = Session), Problems),
 )]
-async fn disconnect_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -> Result<Reply, ApiError> {
+async fn disconnect_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "disconnect_device", async || {
@@ -352,7 +460,10 @@ async fn disconnect_device(State(api): State<ApiState>, call: Call<DevicesWrite>
     params(("device" = DeviceId, Path, description = "The device.")),
     responses((status = 200, description = "The session as it is now.", body = Session), Problems),
 )]
-async fn restart_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -> Result<Reply, ApiError> {
+async fn restart_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "restart_device", async || {
@@ -368,7 +479,10 @@ async fn restart_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -
     params(("device" = DeviceId, Path, description = "The device.")),
     responses((status = 200, description = "The session as it is now.", body = Session), Problems),
 )]
-async fn logout_device(State(api): State<ApiState>, call: Call<DevicesWrite>) -> Result<Reply, ApiError> {
+async fn logout_device(
+    State(api): State<ApiState>,
+    call: Call<DevicesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "logout_device", async || {

@@ -4,7 +4,8 @@ use actors::CommandError;
 use actors::chat::{Draft, SentMessage};
 use actors::device::DeviceHandle;
 use actors::model::{
-    Content, ContentKind, Cursor, DeviceId, Direction, Faults, Jid, Message, MessageId, Metadata, Status, TenantId, Timestamp,
+    Content, ContentKind, Cursor, DeviceId, Direction, Faults, Jid, Message, MessageId, Metadata,
+    Status, TenantId, Timestamp,
 };
 use actors::ports::{MessageFilter, MessageQuery, Order};
 use axum::extract::State;
@@ -99,7 +100,13 @@ struct Taken {
 
 impl From<SentMessage> for Taken {
     fn from(sent: SentMessage) -> Self {
-        Self { id: sent.id, chat: sent.chat, status: sent.status, created_at: sent.created_at, event_cursor: sent.cursor }
+        Self {
+            id: sent.id,
+            chat: sent.chat,
+            status: sent.status,
+            created_at: sent.created_at,
+            event_cursor: sent.cursor,
+        }
     }
 }
 
@@ -116,10 +123,15 @@ impl From<SentMessage> for Taken {
     request_body = SendMessage,
     responses((status = 202, description = "Taken, and durable.", body = Taken), Problems),
 )]
-async fn send_message(State(api): State<ApiState>, call: Call<MessagesWrite>) -> Result<Reply, ApiError> {
+async fn send_message(
+    State(api): State<ApiState>,
+    call: Call<MessagesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let body: SendMessage = call.body()?;
-    let (to, draft) = body.into_draft(api.clock.now()).map_err(ApiError::invalid)?;
+    let (to, draft) = body
+        .into_draft(api.clock.now())
+        .map_err(ApiError::invalid)?;
     check_reply(&api, call.tenant(), &device, &draft, "").await?;
     let claim = call.claim(SEND)?;
     let sent = device.send(to, draft, claim).await?;
@@ -130,12 +142,21 @@ async fn send_message(State(api): State<ApiState>, call: Call<MessagesWrite>) ->
 
 /// A message that is answered must be the device's own.
 async fn check_reply(
-    api: &ApiState, tenant: TenantId, device: &DeviceHandle, draft: &Draft, prefix: &str,
+    api: &ApiState,
+    tenant: TenantId,
+    device: &DeviceHandle,
+    draft: &Draft,
+    prefix: &str,
 ) -> Result<(), ApiError> {
-    let Some(answered) = draft.reply_to else { return Ok(()) };
+    let Some(answered) = draft.reply_to else {
+        return Ok(());
+    };
     match api.store.message(tenant, device.id(), answered).await? {
         Some(_) => Ok(()),
-        None => Err(ApiError::invalid(Faults::one(format!("{prefix}/reply_to"), "there is no such message on this device"))),
+        None => Err(ApiError::invalid(Faults::one(
+            format!("{prefix}/reply_to"),
+            "there is no such message on this device",
+        ))),
     }
 }
 
@@ -150,7 +171,10 @@ struct SendMessageBatch {
 
 /// A message of a batch.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "describes the items for the documentation; they are read one by one")]
+#[expect(
+    dead_code,
+    reason = "describes the items for the documentation; they are read one by one"
+)]
 struct BatchItem {
     #[schema(inline)]
     #[serde(flatten)]
@@ -204,11 +228,17 @@ struct BatchAnswers {
     request_body = SendMessageBatch,
     responses((status = 202, description = "An answer a message.", body = BatchAnswers), Problems),
 )]
-async fn send_message_batch(State(api): State<ApiState>, call: Call<MessagesWrite>) -> Result<Reply, ApiError> {
+async fn send_message_batch(
+    State(api): State<ApiState>,
+    call: Call<MessagesWrite>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let body: SendMessageBatch = call.body()?;
     if !(1..=BATCH_MAX).contains(&body.messages.len()) {
-        return Err(ApiError::invalid(Faults::one("/messages", "must have 1 to 1,000 entries")));
+        return Err(ApiError::invalid(Faults::one(
+            "/messages",
+            "must have 1 to 1,000 entries",
+        )));
     }
     let key = call.claim("send_message_batch")?.map(|it| it.key);
     let tenant = call.tenant();
@@ -232,17 +262,32 @@ async fn send_message_batch(State(api): State<ApiState>, call: Call<MessagesWrit
             };
             items.push(BatchLine { answer, replayed });
         }
-        let log = api.store.log(tenant).ok_or_else(|| ApiError::new(Code::Unavailable))?;
-        Reply::accepted(&BatchAnswers { items, next_cursor: None, event_cursor: log.head() })
+        let log = api
+            .store
+            .log(tenant)
+            .ok_or_else(|| ApiError::new(Code::Unavailable))?;
+        Reply::accepted(&BatchAnswers {
+            items,
+            next_cursor: None,
+            event_cursor: log.head(),
+        })
     })
     .await
 }
 
 /// Puts one message of a batch into its chat's queue.
 async fn place_item(
-    api: &ApiState, tenant: TenantId, device: &DeviceHandle, mut item: Value, of_batch: Option<String>, prefix: &str,
+    api: &ApiState,
+    tenant: TenantId,
+    device: &DeviceHandle,
+    mut item: Value,
+    of_batch: Option<String>,
+    prefix: &str,
 ) -> Result<impl Future<Output = Result<SentMessage, CommandError>> + use<>, ApiError> {
-    let own = item.as_object_mut().and_then(|it| it.remove("idempotency_key")).filter(|it| !it.is_null());
+    let own = item
+        .as_object_mut()
+        .and_then(|it| it.remove("idempotency_key"))
+        .filter(|it| !it.is_null());
     let pointer = format!("{prefix}/idempotency_key");
     let key = match own {
         Some(Value::String(key)) => Some(key),
@@ -252,7 +297,9 @@ async fn place_item(
     // The same claim as that of a single send: a retry may come through either door.
     let now = api.clock.now();
     let path = format!("/v1/devices/{}/messages", device.id());
-    let claim = key.map(|key| claim_of(SEND, &path, &item, &key, &pointer, now)).transpose()?;
+    let claim = key
+        .map(|key| claim_of(SEND, &path, &item, &key, &pointer, now))
+        .transpose()?;
     let within = |faults: Faults| ApiError::invalid(faults.under(prefix));
     let body: SendMessage = typed(item).map_err(within)?;
     let (to, draft) = body.into_draft(now).map_err(within)?;
@@ -299,11 +346,15 @@ struct ListMessages {
     params(("device" = DeviceId, Path, description = "The device."), ListMessages),
     responses((status = 200, description = "A page of messages.", body = Page<Message>), Problems),
 )]
-async fn list_messages(State(api): State<ApiState>, call: Call<MessagesRead>) -> Result<Reply, ApiError> {
+async fn list_messages(
+    State(api): State<ApiState>,
+    call: Call<MessagesRead>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let query: ListMessages = call.query()?;
     let list = format!("list_messages {}", device.id());
-    let (walk, beyond) = Walk::start::<MessageId>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
+    let (walk, beyond) =
+        Walk::start::<MessageId>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
     let filter = MessageFilter {
         from: query.from,
         to: query.to,
@@ -313,8 +364,17 @@ async fn list_messages(State(api): State<ApiState>, call: Call<MessagesRead>) ->
         text: query.q.map(|it| it.to_lowercase()),
     };
     let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
-    let wanted = MessageQuery { chat: query.chat, beyond, order: Order::Newest, filter, limit };
-    let page = api.store.messages(call.tenant(), device.id(), wanted).await?;
+    let wanted = MessageQuery {
+        chat: query.chat,
+        beyond,
+        order: Order::Newest,
+        filter,
+        limit,
+    };
+    let page = api
+        .store
+        .messages(call.tenant(), device.id(), wanted)
+        .await?;
     Reply::ok(&walk.page(page.items, page.next))
 }
 
@@ -324,12 +384,19 @@ async fn list_messages(State(api): State<ApiState>, call: Call<MessagesRead>) ->
     params(("device" = DeviceId, Path, description = "The device."), ("message" = MessageId, Path, description = "The message.")),
     responses((status = 200, description = "The message.", body = Message), Problems),
 )]
-async fn read_message(State(api): State<ApiState>, call: Call<MessagesRead>) -> Result<Reply, ApiError> {
+async fn read_message(
+    State(api): State<ApiState>,
+    call: Call<MessagesRead>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     Reply::ok(&find(&api, &call, &device).await?)
 }
 
-async fn find(api: &ApiState, call: &Call<MessagesRead>, device: &DeviceHandle) -> Result<Message, ApiError> {
+async fn find(
+    api: &ApiState,
+    call: &Call<MessagesRead>,
+    device: &DeviceHandle,
+) -> Result<Message, ApiError> {
     let id = call.path("message")?;
     let found = api.store.message(call.tenant(), device.id(), id).await?;
     found.ok_or_else(|| ApiError::new(Code::NotFound))
@@ -358,11 +425,15 @@ struct Receipt {
     params(("device" = DeviceId, Path, description = "The device."), ("message" = MessageId, Path, description = "The message.")),
     responses((status = 200, description = "One entry a receiver.", body = Page<Receipt>), Problems),
 )]
-async fn list_message_receipts(State(api): State<ApiState>, call: Call<MessagesRead>) -> Result<Reply, ApiError> {
+async fn list_message_receipts(
+    State(api): State<ApiState>,
+    call: Call<MessagesRead>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let Nothing {} = call.query()?;
-    let (walk, _) = Walk::start::<MessageId>(&api, call.tenant(), "list_message_receipts", &(), None)?;
-    let Message { body, state } = find(&api, &call, &device).await?;
+    let (walk, _) =
+        Walk::start::<MessageId>(&api, call.tenant(), "list_message_receipts", &(), None)?;
+    let Message { body, state, .. } = find(&api, &call, &device).await?;
     let receipt = Receipt {
         participant: body.to,
         status: state.status,

@@ -108,5 +108,8 @@ pub(crate) fn router(api: ApiState) -> (Router, Arc<Sockets>) {
         .merge(operations::router())
         .split_for_parts();
     let (routes, sockets) = crate::ws::connect(routes, &description);
-    (layers::around(routes.merge(openapi::router(description)), api), sockets)
+    (
+        layers::around(routes.merge(openapi::router(description)), api),
+        sockets,
+    )
 }

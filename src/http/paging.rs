@@ -49,7 +49,11 @@ impl Walk {
     ///
     /// `invalid_cursor` for a cursor of another list, of other filters or of another tenant.
     pub(crate) fn start<P: DeserializeOwned>(
-        api: &ApiState, tenant: TenantId, list: &str, filters: &impl Serialize, cursor: Option<&str>,
+        api: &ApiState,
+        tenant: TenantId,
+        list: &str,
+        filters: &impl Serialize,
+        cursor: Option<&str>,
     ) -> Result<(Self, Option<P>), ApiError> {
         let filters = serde_json::to_vec(filters).unwrap_or_default();
         let mut hash = Sha256::new();
@@ -58,35 +62,72 @@ impl Walk {
         hash.update([0]);
         hash.update(&filters);
         let mut identity = [0; 8];
-        identity.iter_mut().zip(hash.finalize()).for_each(|(place, byte)| *place = byte);
+        identity
+            .iter_mut()
+            .zip(hash.finalize())
+            .for_each(|(place, byte)| *place = byte);
         let Some(cursor) = cursor else {
-            let log = api.store.log(tenant).ok_or_else(|| ApiError::new(Code::Unavailable))?;
-            return Ok((Self { identity, event_cursor: log.head() }, None));
+            let log = api
+                .store
+                .log(tenant)
+                .ok_or_else(|| ApiError::new(Code::Unavailable))?;
+            return Ok((
+                Self {
+                    identity,
+                    event_cursor: log.head(),
+                },
+                None,
+            ));
         };
-        let refused = || ApiError::new(Code::InvalidCursor).detail("the cursor does not belong to this list and its filters");
+        let refused = || {
+            ApiError::new(Code::InvalidCursor)
+                .detail("the cursor does not belong to this list and its filters")
+        };
         let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| refused())?;
         let token: Token<P> = rmp_serde::from_slice(&bytes).map_err(|_| refused())?;
         if token.identity != identity {
             return Err(refused());
         }
-        let event_cursor = Cursor { epoch: token.epoch, seq: token.seq };
-        Ok((Self { identity, event_cursor }, Some(token.position)))
+        let event_cursor = Cursor {
+            epoch: token.epoch,
+            seq: token.seq,
+        };
+        Ok((
+            Self {
+                identity,
+                event_cursor,
+            },
+            Some(token.position),
+        ))
     }
 
     /// The cursor that goes on at `position`.
     pub(crate) fn cursor(&self, position: impl Serialize) -> String {
-        let token = Token { identity: self.identity, epoch: self.event_cursor.epoch, seq: self.event_cursor.seq, position };
+        let token = Token {
+            identity: self.identity,
+            epoch: self.event_cursor.epoch,
+            seq: self.event_cursor.seq,
+            position,
+        };
         URL_SAFE_NO_PAD.encode(rmp_serde::to_vec(&token).unwrap_or_default())
     }
 
     /// A page of this walk.
     pub(crate) fn page<T>(&self, items: Vec<T>, next: Option<impl Serialize>) -> Page<T> {
-        Page { items, next_cursor: next.map(|it| self.cursor(it)), event_cursor: self.event_cursor }
+        Page {
+            items,
+            next_cursor: next.map(|it| self.cursor(it)),
+            event_cursor: self.event_cursor,
+        }
     }
 }
 
 /// Cuts what lies beyond a page of one list that is wholly in memory, and says where to go on.
-pub(crate) fn cut<T, P>(mut items: Vec<T>, limit: usize, position: impl Fn(&T) -> P) -> (Vec<T>, Option<P>) {
+pub(crate) fn cut<T, P>(
+    mut items: Vec<T>,
+    limit: usize,
+    position: impl Fn(&T) -> P,
+) -> (Vec<T>, Option<P>) {
     let more = limit < items.len();
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(position);

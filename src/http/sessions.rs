@@ -17,7 +17,10 @@ use super::scope::DevicesRead;
 use crate::problem::{ApiError, Problems};
 
 pub(super) fn router() -> OpenApiRouter<ApiState> {
-    OpenApiRouter::new().routes(routes!(list_sessions)).routes(routes!(read_session)).routes(routes!(list_session_changes))
+    OpenApiRouter::new()
+        .routes(routes!(list_sessions))
+        .routes(routes!(read_session))
+        .routes(routes!(list_session_changes))
 }
 
 /// Which page.
@@ -52,23 +55,39 @@ struct Sessions {
     get, path = "/v1/sessions", operation_id = "list_sessions", tag = "sessions", params(PageQuery),
     responses((status = 200, description = "A page of sessions, and counts by state.", body = Sessions), Problems),
 )]
-async fn list_sessions(State(api): State<ApiState>, call: Call<DevicesRead>) -> Result<Reply, ApiError> {
+async fn list_sessions(
+    State(api): State<ApiState>,
+    call: Call<DevicesRead>,
+) -> Result<Reply, ApiError> {
     let query: PageQuery = call.query()?;
-    let (walk, beyond) = Walk::start::<DeviceId>(&api, call.tenant(), "list_sessions", &query, query.cursor.as_deref())?;
+    let (walk, beyond) = Walk::start::<DeviceId>(
+        &api,
+        call.tenant(),
+        "list_sessions",
+        &query,
+        query.cursor.as_deref(),
+    )?;
     let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
     let devices = api.node.awake(call.tenant()).await?.devices();
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut found: Vec<Session> = Vec::new();
     for device in devices.iter().filter(|it| call.caller().sees(it.id())) {
         let state = serde_json::to_value(device.record().session.state).unwrap_or_default();
-        *counts.entry(state.as_str().unwrap_or_default().to_owned()).or_default() += 1;
+        *counts
+            .entry(state.as_str().unwrap_or_default().to_owned())
+            .or_default() += 1;
         if found.len() <= limit && beyond.is_none_or(|it| device.id() < it) {
             found.push(device.session());
         }
     }
     let (items, next) = cut(found, limit, |it| it.device);
     let page = walk.page(items, next);
-    Reply::ok(&Sessions { items: page.items, next_cursor: page.next_cursor, event_cursor: page.event_cursor, counts })
+    Reply::ok(&Sessions {
+        items: page.items,
+        next_cursor: page.next_cursor,
+        event_cursor: page.event_cursor,
+        counts,
+    })
 }
 
 /// Reads where the session of a device stands.
@@ -77,7 +96,10 @@ async fn list_sessions(State(api): State<ApiState>, call: Call<DevicesRead>) -> 
     params(("device" = DeviceId, Path, description = "The device.")),
     responses((status = 200, description = "The session.", body = Session), Problems),
 )]
-async fn read_session(State(api): State<ApiState>, call: Call<DevicesRead>) -> Result<Reply, ApiError> {
+async fn read_session(
+    State(api): State<ApiState>,
+    call: Call<DevicesRead>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     Reply::ok(&device.session())
 }
@@ -88,13 +110,20 @@ async fn read_session(State(api): State<ApiState>, call: Call<DevicesRead>) -> R
     params(("device" = DeviceId, Path, description = "The device."), PageQuery),
     responses((status = 200, description = "A page of changes.", body = Page<SessionChange>), Problems),
 )]
-async fn list_session_changes(State(api): State<ApiState>, call: Call<DevicesRead>) -> Result<Reply, ApiError> {
+async fn list_session_changes(
+    State(api): State<ApiState>,
+    call: Call<DevicesRead>,
+) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let query: PageQuery = call.query()?;
     let list = format!("list_session_changes {}", device.id());
-    let (walk, beyond) = Walk::start::<EventId>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
+    let (walk, beyond) =
+        Walk::start::<EventId>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
     let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
-    let found = api.store.session_changes(call.tenant(), device.id(), beyond, limit + 1).await?;
+    let found = api
+        .store
+        .session_changes(call.tenant(), device.id(), beyond, limit + 1)
+        .await?;
     let (found, next) = cut(found, limit, |(id, _)| *id);
     let items: Vec<SessionChange> = found.into_iter().map(|(_, change)| change).collect();
     Reply::ok(&walk.page(items, next))

@@ -1,9 +1,14 @@
 //! `/v1/devices/{device}/simulations`: the levers of the simulated network.
 
 use actors::device::DeviceHandle;
-use actors::model::{ConnectorKind, Content, DeviceId, Faults, Jid, JidKind, MessageId, PhoneNumber, SimulationId, Status, Timestamp};
+use actors::model::{
+    ConnectorKind, Content, DeviceId, Faults, Jid, JidKind, MessageId, PhoneNumber, SimulationId,
+    Status, Timestamp,
+};
 use actors::ports::connector::{Availability, Typing};
-use actors::ports::simulation::{AutoReceipts, ConnectionEvent, Phone, PhoneChoice, PlayedMessage, SimulationError};
+use actors::ports::simulation::{
+    AutoReceipts, ConnectionEvent, Phone, PhoneChoice, PlayedMessage, SimulationError,
+};
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -43,7 +48,10 @@ struct Played {
 
 impl Played {
     fn reply(messages: Option<Vec<MessageId>>) -> Result<Reply, ApiError> {
-        Reply::accepted(&Self { id: SimulationId::generate(), messages })
+        Reply::accepted(&Self {
+            id: SimulationId::generate(),
+            messages,
+        })
     }
 }
 
@@ -57,7 +65,9 @@ impl From<SimulationError> for ApiError {
             SimulationError::Away => Code::Unavailable,
         };
         match error {
-            SimulationError::UnknownMessage => Self::invalid(Faults::one("/message", error.to_string())),
+            SimulationError::UnknownMessage => {
+                Self::invalid(Faults::one("/message", error.to_string()))
+            }
             SimulationError::NoQr
             | SimulationError::NotLinked
             | SimulationError::NumberTaken
@@ -67,7 +77,10 @@ impl From<SimulationError> for ApiError {
     }
 }
 
-async fn simulated(api: &ApiState, call: &Call<SimulationsWrite>) -> Result<DeviceHandle, ApiError> {
+async fn simulated(
+    api: &ApiState,
+    call: &Call<SimulationsWrite>,
+) -> Result<DeviceHandle, ApiError> {
     let device = api.device(call).await?;
     match device.record().connector.kind() {
         ConnectorKind::Simulator => Ok(device),
@@ -89,7 +102,10 @@ struct SimulateScan {
     request_body = SimulateScan,
     responses((status = 202, description = "Scanned.", body = Played), (status = 200, description = "It was linked already.", body = Played), Problems),
 )]
-async fn simulate_scan(State(api): State<ApiState>, call: Call<SimulationsWrite>) -> Result<Reply, ApiError> {
+async fn simulate_scan(
+    State(api): State<ApiState>,
+    call: Call<SimulationsWrite>,
+) -> Result<Reply, ApiError> {
     let device = simulated(&api, &call).await?;
     let body: SimulateScan = call.body()?;
     let others = api.node.awake(call.tenant()).await?.devices();
@@ -97,13 +113,24 @@ async fn simulate_scan(State(api): State<ApiState>, call: Call<SimulationsWrite>
     once(&api, &call, "simulate_scan", async || {
         let was_linked = device.record().linked;
         if let Some(number) = &body.number
-            && others.iter().any(|it| it.id() != device.id() && it.record().number.as_ref() == Some(number))
+            && others
+                .iter()
+                .any(|it| it.id() != device.id() && it.record().number.as_ref() == Some(number))
         {
             return Err(SimulationError::NumberTaken.into());
         }
-        api.simulation.scan(tenant, device.id(), body.number).await?;
-        let played = Played { id: SimulationId::generate(), messages: None };
-        if was_linked { Reply::ok(&played) } else { Reply::accepted(&played) }
+        api.simulation
+            .scan(tenant, device.id(), body.number)
+            .await?;
+        let played = Played {
+            id: SimulationId::generate(),
+            messages: None,
+        };
+        if was_linked {
+            Reply::ok(&played)
+        } else {
+            Reply::accepted(&played)
+        }
     })
     .await
 }
@@ -135,7 +162,10 @@ struct SimulateMessages {
     request_body = SimulateMessages,
     responses((status = 202, description = "Played, or kept by the network until the device is back.", body = Played), Problems),
 )]
-async fn simulate_messages(State(api): State<ApiState>, call: Call<SimulationsWrite>) -> Result<Reply, ApiError> {
+async fn simulate_messages(
+    State(api): State<ApiState>,
+    call: Call<SimulationsWrite>,
+) -> Result<Reply, ApiError> {
     let device = simulated(&api, &call).await?;
     let body: SimulateMessages = call.body()?;
     let count = body.count.unwrap_or(1);
@@ -145,9 +175,16 @@ async fn simulate_messages(State(api): State<ApiState>, call: Call<SimulationsWr
     }
     let is_person = matches!(body.from.kind(), JidKind::Person | JidKind::Lid);
     faults.check(is_person, "/from", "must be a person");
-    let is_group = body.group.as_ref().is_none_or(|it| it.kind() == JidKind::Group);
+    let is_group = body
+        .group
+        .as_ref()
+        .is_none_or(|it| it.kind() == JidKind::Group);
     faults.check(is_group, "/group", "must be a group");
-    faults.check((1..=COUNT_MAX).contains(&count), "/count", "must be within 1 and 1,000");
+    faults.check(
+        (1..=COUNT_MAX).contains(&count),
+        "/count",
+        "must be within 1 and 1,000",
+    );
     faults.into_result().map_err(ApiError::invalid)?;
     // The same act, told twice, has the same names on the network and so makes no second message.
     let seed = match call.claim("simulate_messages")? {
@@ -156,14 +193,27 @@ async fn simulate_messages(State(api): State<ApiState>, call: Call<SimulationsWr
             hash.update(call.tenant().to_bytes());
             hash.update(device.id().to_bytes());
             hash.update(claim.key.as_bytes());
-            hash.finalize().iter().take(16).fold(0, |seed, byte| seed << 8 | u128::from(*byte))
+            hash.finalize()
+                .iter()
+                .take(16)
+                .fold(0, |seed, byte| seed << 8 | u128::from(*byte))
         }
         None => SimulationId::generate().as_u128(),
     };
     let tenant = call.tenant();
     once(&api, &call, "simulate_messages", async || {
-        let message = PlayedMessage { from: body.from, content: body.content, group: body.group, timestamp: body.timestamp, count, seed };
-        let messages = api.simulation.play_messages(tenant, device.id(), message).await?;
+        let message = PlayedMessage {
+            from: body.from,
+            content: body.content,
+            group: body.group,
+            timestamp: body.timestamp,
+            count,
+            seed,
+        };
+        let messages = api
+            .simulation
+            .play_messages(tenant, device.id(), message)
+            .await?;
         Played::reply(messages)
     })
     .await
@@ -186,17 +236,42 @@ struct SimulateReceipt {
     request_body = SimulateReceipt,
     responses((status = 202, description = "Played.", body = Played), Problems),
 )]
-async fn simulate_receipt(State(api): State<ApiState>, call: Call<SimulationsWrite>) -> Result<Reply, ApiError> {
+async fn simulate_receipt(
+    State(api): State<ApiState>,
+    call: Call<SimulationsWrite>,
+) -> Result<Reply, ApiError> {
     let device = simulated(&api, &call).await?;
     let body: SimulateReceipt = call.body()?;
-    if !matches!(body.status, Status::Sent | Status::Delivered | Status::Read | Status::Played) {
-        return Err(ApiError::invalid(Faults::one("/status", "must be sent, delivered, read or played")));
+    if !matches!(
+        body.status,
+        Status::Sent | Status::Delivered | Status::Read | Status::Played
+    ) {
+        return Err(ApiError::invalid(Faults::one(
+            "/status",
+            "must be sent, delivered, read or played",
+        )));
     }
-    let message = api.store.message(call.tenant(), device.id(), body.message).await?;
-    let message = message.ok_or_else(|| ApiError::invalid(Faults::one("/message", "there is no such message on this device")))?;
+    let message = api
+        .store
+        .message(call.tenant(), device.id(), body.message)
+        .await?;
+    let message = message.ok_or_else(|| {
+        ApiError::invalid(Faults::one(
+            "/message",
+            "there is no such message on this device",
+        ))
+    })?;
     let tenant = call.tenant();
     once(&api, &call, "simulate_receipt", async || {
-        api.simulation.play_receipt(tenant, device.id(), message.body.chat, body.message, body.status).await?;
+        api.simulation
+            .play_receipt(
+                tenant,
+                device.id(),
+                message.body.chat,
+                body.message,
+                body.status,
+            )
+            .await?;
         Played::reply(None)
     })
     .await
@@ -237,7 +312,10 @@ struct SimulatePresence {
     request_body = SimulatePresence,
     responses((status = 202, description = "Played.", body = Played), Problems),
 )]
-async fn simulate_presence(State(api): State<ApiState>, call: Call<SimulationsWrite>) -> Result<Reply, ApiError> {
+async fn simulate_presence(
+    State(api): State<ApiState>,
+    call: Call<SimulationsWrite>,
+) -> Result<Reply, ApiError> {
     let device = simulated(&api, &call).await?;
     let body: SimulatePresence = call.body()?;
     let tenant = call.tenant();
@@ -251,11 +329,19 @@ async fn simulate_presence(State(api): State<ApiState>, call: Call<SimulationsWr
         };
         if let Some(typing) = typing {
             let chat = body.chat.unwrap_or_else(|| body.from.clone());
-            api.simulation.play_typing(tenant, id, body.from, chat, typing).await?;
+            api.simulation
+                .play_typing(tenant, id, body.from, chat, typing)
+                .await?;
         } else {
             let here = matches!(body.presence, PlayedPresence::Available);
-            let availability = if here { Availability::Available } else { Availability::Unavailable };
-            api.simulation.play_presence(tenant, id, body.from, availability).await?;
+            let availability = if here {
+                Availability::Available
+            } else {
+                Availability::Unavailable
+            };
+            api.simulation
+                .play_presence(tenant, id, body.from, availability)
+                .await?;
         }
         Played::reply(None)
     })
@@ -277,12 +363,17 @@ struct SimulateConnection {
     request_body = SimulateConnection,
     responses((status = 202, description = "Played.", body = Played), Problems),
 )]
-async fn simulate_connection(State(api): State<ApiState>, call: Call<SimulationsWrite>) -> Result<Reply, ApiError> {
+async fn simulate_connection(
+    State(api): State<ApiState>,
+    call: Call<SimulationsWrite>,
+) -> Result<Reply, ApiError> {
     let device = simulated(&api, &call).await?;
     let body: SimulateConnection = call.body()?;
     let tenant = call.tenant();
     once(&api, &call, "simulate_connection", async || {
-        api.simulation.play_connection(tenant, device.id(), body.event).await?;
+        api.simulation
+            .play_connection(tenant, device.id(), body.event)
+            .await?;
         Played::reply(None)
     })
     .await
@@ -313,14 +404,32 @@ impl UpdatePhone {
     fn check(&self) -> Result<(), Faults> {
         let mut faults = Faults::default();
         let short = |text: &Option<Option<String>>, max: usize| {
-            text.iter().flatten().all(|it| (1..=max).contains(&it.chars().count()))
+            text.iter()
+                .flatten()
+                .all(|it| (1..=max).contains(&it.chars().count()))
         };
-        faults.check(short(&self.name, 100), "/name", "must have 1 to 100 characters");
-        faults.check(short(&self.auto_reply, 4_096), "/auto_reply", "must have 1 to 4,096 characters");
+        faults.check(
+            short(&self.name, 100),
+            "/name",
+            "must have 1 to 100 characters",
+        );
+        faults.check(
+            short(&self.auto_reply, 4_096),
+            "/auto_reply",
+            "must have 1 to 4,096 characters",
+        );
         if let Some(Some(receipts)) = &self.auto_receipts {
-            faults.check(receipts.deliver_ms <= RECEIPT_MS_MAX, "/auto_receipts/deliver_ms", "must be at most 86,400,000");
+            faults.check(
+                receipts.deliver_ms <= RECEIPT_MS_MAX,
+                "/auto_receipts/deliver_ms",
+                "must be at most 86,400,000",
+            );
             let read_ms = receipts.read_ms.unwrap_or(0);
-            faults.check(read_ms <= RECEIPT_MS_MAX, "/auto_receipts/read_ms", "must be at most 86,400,000");
+            faults.check(
+                read_ms <= RECEIPT_MS_MAX,
+                "/auto_receipts/read_ms",
+                "must be at most 86,400,000",
+            );
         }
         faults.into_result()
     }
@@ -347,16 +456,26 @@ impl UpdatePhone {
     request_body = UpdatePhone,
     responses((status = 200, description = "How it behaves now.", body = Phone), Problems),
 )]
-async fn update_simulated_phone(State(api): State<ApiState>, call: Call<SimulationsWrite>) -> Result<Reply, ApiError> {
+async fn update_simulated_phone(
+    State(api): State<ApiState>,
+    call: Call<SimulationsWrite>,
+) -> Result<Reply, ApiError> {
     let _device = simulated(&api, &call).await?;
     let number: String = call.path("number")?;
     let choice = match number.as_str() {
         "*" => PhoneChoice::Default,
-        text => PhoneChoice::Number(text.parse::<Jid>().ok().and_then(|it| it.number()).ok_or_else(|| ApiError::new(Code::NotFound))?),
+        text => PhoneChoice::Number(
+            text.parse::<Jid>()
+                .ok()
+                .and_then(|it| it.number())
+                .ok_or_else(|| ApiError::new(Code::NotFound))?,
+        ),
     };
     let body: UpdatePhone = call.body()?;
     body.check().map_err(ApiError::invalid)?;
     let phone = body.over(api.simulation.phone(call.tenant(), choice.clone()).await?);
-    api.simulation.set_phone(call.tenant(), choice, phone.clone()).await?;
+    api.simulation
+        .set_phone(call.tenant(), choice, phone.clone())
+        .await?;
     Reply::ok(&phone)
 }

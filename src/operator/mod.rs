@@ -11,5 +11,5 @@ pub mod line;
 mod socket;
 
 pub(crate) use desk::OperatorDesk;
-pub use socket::SocketError;
 pub(crate) use socket::OperatorSocket;
+pub use socket::SocketError;

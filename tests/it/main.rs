@@ -7,10 +7,6 @@
     clippy::indexing_slicing,
     reason = "a test that cannot go on shall fail loudly"
 )]
-#![expect(
-    clippy::excessive_nesting,
-    reason = "the body of an async test is a level deeper than it looks"
-)]
 
 mod house;
 

@@ -67,28 +67,13 @@ async fn connect_answers_at_once_and_shows_the_code() {
 }
 
 #[tokio::test]
-async fn a_pairing_code_has_eight_characters() {
+async fn a_connector_without_codes_says_so() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
     let wish = json!({"method": "code", "number": phone(3)});
-    let answer = device.post("/connect", wish).await.expect(202);
-    let code = match answer["pairing_code"].as_str() {
-        Some(code) => code.to_owned(),
-        None => {
-            let entry = house
-                .until_entry("oldest", "device.pairing_code", |it| {
-                    it["device"] == device.id
-                })
-                .await;
-            entry["data"].to_string()
-        }
-    };
-    assert!(
-        code.chars().filter(char::is_ascii_alphanumeric).count() >= 8,
-        "{code}"
-    );
-    device.post("/simulations/scan", json!({})).await.success();
-    device.until_state("connected").await;
+    let refused = device.post("/connect", wish).await;
+    let problem = refused.problem(422, "unsupported_by_connector");
+    assert_eq!(problem["errors"][0]["pointer"], "/method", "{problem}");
     house.close().await;
 }
 

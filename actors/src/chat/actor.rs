@@ -119,7 +119,7 @@ impl Chatting {
         let placed = self
             .state
             .place_outbound(draft, self.home.owner.jid(), self.clock.now());
-        let Message { body, state } = placed.message;
+        let Message { body, state, .. } = placed.message;
         let body = Arc::new(body);
         let sent = SentMessage {
             id: body.id,
@@ -194,7 +194,7 @@ impl Chatting {
                 Ok(placed) => placed,
                 Err(known) => return reply.send(Ok(Taken::Repeat(known))),
             };
-        let Message { body, state } = placed.message;
+        let Message { body, state, .. } = placed.message;
         let id = body.id;
         let upstream = Write::Upstream {
             device: self.home.device,

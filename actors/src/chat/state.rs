@@ -152,10 +152,7 @@ impl ChatState {
             ),
         };
         self.place(
-            Message {
-                body,
-                state: MessageState::new(status),
-            },
+            Message::new(body, MessageState::new(status)),
             EventType::MessageCreated,
             now,
         )
@@ -212,7 +209,7 @@ impl ChatState {
         };
         let mut state = MessageState::new(status);
         state.sent_at = Some(incoming.at);
-        Ok(self.place(Message { body, state }, kind, now))
+        Ok(self.place(Message::new(body, state), kind, now))
     }
 
     fn place(&mut self, message: Message, kind: EventType, now: Timestamp) -> Placed {

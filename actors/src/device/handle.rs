@@ -121,12 +121,11 @@ impl DeviceShared {
     }
 
     /// Tells the actor what its own work or its network has to say. Bounded by who may say it: one batch, one save, one
-    /// page at a time, and the few notes of a session.
-    pub(super) fn tell(&self, message: DeviceMsg) {
-        if let Some(door) = &*self.door.read() {
-            // An actor that is gone has no use for it: its successor starts from the store.
-            drop(door.push(message));
-        }
+    /// page at a time, and the few notes of a session. Says whether the actor will hear it: one that is gone has no
+    /// use for it, because its successor starts from the store.
+    pub(super) fn tell(&self, message: DeviceMsg) -> bool {
+        let door = self.door.read();
+        door.as_ref().is_some_and(|it| it.push(message).is_ok())
     }
 }
 
@@ -137,12 +136,14 @@ impl ChatOwner for DeviceShared {
 
     fn offer(&self, body: Arc<MessageBody>) {
         if self.offered.fetch_add(1, Ordering::AcqRel) < self.base().limits.outbox_window {
-            self.tell(DeviceMsg::Offered(body));
+            if !self.tell(DeviceMsg::Offered(body)) {
+                self.offered.fetch_sub(1, Ordering::AcqRel);
+            }
             return;
         }
         self.offered.fetch_sub(1, Ordering::AcqRel);
         if !self.overlooked.swap(true, Ordering::AcqRel) {
-            self.tell(DeviceMsg::Overlooked);
+            let _heard = self.tell(DeviceMsg::Overlooked);
         }
     }
 }
@@ -159,6 +160,8 @@ impl From<Arc<DeviceShared>> for DeviceHandle {
     }
 }
 
+/// How long a caller waits for a device that is still starting.
+const START_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How many messages are looked at for a mark of reading.
 const READ_LOOK_MAX: usize = 1_000;
 
@@ -198,7 +201,10 @@ impl DeviceHandle {
         })?;
         let cell = actor.get_cell();
         *self.shared.door.write() = Some(Door::new(actor, self.shared.base().limits.device));
-        self.shared.tell(DeviceMsg::Noted(Input::Boot));
+        self.shared
+            .changed
+            .send_modify(|it| *it = it.wrapping_add(1));
+        let _heard = self.shared.tell(DeviceMsg::Noted(Input::Boot));
         Ok(cell)
     }
 
@@ -214,15 +220,22 @@ impl DeviceHandle {
         self.shared.door.read().as_ref().map_or(0, Door::depth)
     }
 
-    fn door(&self) -> Result<Door<DeviceMsg>, CommandError> {
-        if self.shared.removing.load(Ordering::Acquire) {
-            return Err(CommandError::NotFound);
-        }
-        self.shared
-            .door
-            .read()
-            .clone()
-            .ok_or(CommandError::Unavailable)
+    /// The way to the actor; waits for a device that was just made or found to come to life.
+    async fn door(&self) -> Result<Door<DeviceMsg>, CommandError> {
+        self.present()?;
+        let mut changes = self.changes();
+        let started = async {
+            loop {
+                let door = self.shared.door.read().clone();
+                if let Some(door) = door {
+                    return door;
+                }
+                // The sender is our own: it does not go away while it is waited for.
+                drop(changes.changed().await);
+            }
+        };
+        let started = tokio::time::timeout(START_WAIT_MAX, started).await;
+        started.map_err(|_late| CommandError::Unavailable)
     }
 
     pub(super) fn home(&self) -> ChatHome {
@@ -283,7 +296,8 @@ impl DeviceHandle {
     }
 
     async fn command(&self, input: Input) -> Result<Arc<DeviceRecord>, CommandError> {
-        self.door()?
+        self.door()
+            .await?
             .ask(|reply| DeviceMsg::Command { input, reply })
             .await
     }
@@ -330,7 +344,8 @@ impl DeviceHandle {
     ///
     /// See [`CommandError`].
     pub async fn patch(&self, patch: DevicePatch) -> Result<Arc<DeviceRecord>, CommandError> {
-        self.door()?
+        self.door()
+            .await?
             .ask(|reply| DeviceMsg::Patch { patch, reply })
             .await
     }
@@ -341,7 +356,10 @@ impl DeviceHandle {
     ///
     /// See [`CommandError`].
     pub(crate) async fn remove(&self) -> Result<(), CommandError> {
-        self.door()?.ask(|reply| DeviceMsg::Remove { reply }).await
+        self.door()
+            .await?
+            .ask(|reply| DeviceMsg::Remove { reply })
+            .await
     }
 
     /// Takes a message for the network; answers when it is durable.
@@ -474,7 +492,8 @@ impl DeviceHandle {
         typing: Typing,
         span: Option<Duration>,
     ) -> Result<(), CommandError> {
-        self.door()?
+        self.door()
+            .await?
             .ask(|reply| DeviceMsg::Type {
                 chat,
                 typing,

@@ -82,7 +82,10 @@ impl Sink for DeviceSink {
             return;
         };
         let input = match note {
-            Note::Qr(qr) => return device.tell(DeviceMsg::QrShown(qr)),
+            Note::Qr(qr) => {
+                let _heard = device.tell(DeviceMsg::QrShown(qr));
+                return;
+            }
             Note::PairingTimeout => Input::PairingTimeout,
             Note::Linked { number } => Input::Linked(number),
             Note::Connected => Input::Connected,
@@ -119,7 +122,7 @@ impl Sink for DeviceSink {
                 );
             }
         };
-        device.tell(DeviceMsg::Noted(input));
+        let _heard = device.tell(DeviceMsg::Noted(input));
     }
 }
 

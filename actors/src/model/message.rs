@@ -393,8 +393,8 @@ impl MessageState {
         }
     }
 
-    /// The state after a step, or `None` where it is not a step forward. A later receipt implies the earlier ones,
-    /// so their times are left out rather than invented.
+    /// The state after a step, or `None` where it is not a step forward. A later receipt implies the earlier ones: where
+    /// they did not come, they happened no later than this one.
     #[must_use]
     pub fn advanced(&self, step: &Step) -> Option<Self> {
         if !self.status.allows(step.status) {
@@ -403,16 +403,16 @@ impl MessageState {
         let mut next = self.clone();
         next.status = step.status;
         next.error.clone_from(&step.error);
-        match step.status {
-            Status::Sent => next.sent_at = Some(step.at),
-            Status::Delivered => next.delivered_at = Some(step.at),
-            Status::Read => next.read_at = Some(step.at),
-            Status::Played => next.played_at = Some(step.at),
-            Status::Scheduled
-            | Status::Queued
-            | Status::Failed
-            | Status::Expired
-            | Status::Revoked => {}
+        let rungs = [
+            (Status::Sent, &mut next.sent_at),
+            (Status::Delivered, &mut next.delivered_at),
+            (Status::Read, &mut next.read_at),
+            (Status::Played, &mut next.played_at),
+        ];
+        for (rung, at) in rungs {
+            if !step.status.is_final() && rung <= step.status && at.is_none() {
+                *at = Some(step.at);
+            }
         }
         Some(next)
     }
@@ -468,6 +468,43 @@ pub struct Message {
     /// How far it got.
     #[serde(flatten)]
     pub state: MessageState,
+    /// What people put on it.
+    #[serde(flatten)]
+    pub marks: Marks,
+}
+
+impl Message {
+    /// A message with nothing put on it.
+    #[must_use]
+    pub fn new(body: MessageBody, state: MessageState) -> Self {
+        Self {
+            body,
+            state,
+            marks: Marks::default(),
+        }
+    }
+}
+
+/// What people put on a message. No operation puts anything on one yet: a reader can rely on the members all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Marks {
+    /// Reactions, one a person.
+    pub reactions: Vec<Reaction>,
+    /// Whether the account has starred it.
+    pub starred: bool,
+    /// Whether it is pinned in its chat.
+    pub pinned: bool,
+}
+
+/// A reaction to a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Reaction {
+    /// One emoji.
+    pub emoji: String,
+    /// Whose.
+    pub from: Jid,
+    /// Since when.
+    pub at: Timestamp,
 }
 
 #[cfg(test)]

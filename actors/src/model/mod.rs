@@ -25,9 +25,9 @@ pub use key::{
     key_of_secret,
 };
 pub use message::{
-    ContactCard, Content, ContentKind, DELAY_MAX, Direction, EXPIRES_DEFAULT, Message, MessageBody,
-    MessageError, MessageState, Metadata, SCHEDULE_MAX, Status, Step, TEXT_CHARS_MAX,
-    check_metadata,
+    ContactCard, Content, ContentKind, DELAY_MAX, Direction, EXPIRES_DEFAULT, Marks, Message,
+    MessageBody, MessageError, MessageState, Metadata, Reaction, SCHEDULE_MAX, Status, Step,
+    TEXT_CHARS_MAX, check_metadata,
 };
 pub use tenant::{Tenant, TenantLimits};
 pub use time::{Timestamp, TimestampError};

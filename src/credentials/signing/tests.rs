@@ -166,7 +166,7 @@ fn bad_headers_are_refused() {
     bad.push(with(own.clone(), "crit", json!("exp")));
     bad.push(with(own.clone(), "zip", json!("DEF")));
     bad.push(with(own.clone(), "enc", json!("A128GCM")));
-    bad.push(with(own.clone(), "cty", json!("JWT")));
+    bad.push(with(own, "cty", json!("JWT")));
     bad.push("[]".to_owned());
     bad.push("null".to_owned());
     bad.push(String::new());

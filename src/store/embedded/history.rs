@@ -146,7 +146,7 @@ fn message(
 fn join(body: &[u8], state: &[u8]) -> Result<Message, StoreError> {
     let body: MessageBody = rows::unpacked(body, "message")?;
     let state: MessageState = rows::unpacked(state, "message state")?;
-    Ok(Message { body, state })
+    Ok(Message::new(body, state))
 }
 
 fn message_by_id(

@@ -15,7 +15,7 @@ use super::binary::{Binary, serve_arguments};
 use crate::house::{Device, option, phone, say, until, walk};
 
 /// Each thread syncs so often before its syncs fail.
-const GOOD_SYNCS: usize = 60;
+const GOOD_SYNCS: usize = 400;
 /// Sends after which a failure must have come.
 const SENDS_MAX: usize = 3_000;
 

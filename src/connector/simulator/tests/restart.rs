@@ -152,13 +152,9 @@ async fn what_another_device_has_got_and_read_is_told_after_a_crash() {
     let mut copy = MessageBody::clone(&message);
     (copy.id, copy.device, copy.chat, copy.direction) =
         (MessageId::generate(), to.device, from.jid(), Direction::In);
-    bench.store.put(
-        Message {
-            body: copy,
-            state: MessageState::new(Status::Read),
-        },
-        false,
-    );
+    bench
+        .store
+        .put(Message::new(copy, MessageState::new(Status::Read)), false);
     // The crash comes before the receipt has left.
     assert!(from.ear.receipts().is_empty());
     bench.crash();
