@@ -97,13 +97,7 @@ impl SimulatorBench {
             sent_at,
             ..MessageState::new(status)
         };
-        self.store.put(
-            Message {
-                body: body.clone(),
-                state,
-            },
-            true,
-        );
+        self.store.put(Message::new(body.clone(), state), true);
     }
 }
 
