@@ -136,6 +136,12 @@ impl<M: Send + 'static> Door<M> {
     }
 }
 
+/// Tells an actor what its own work has come to: a task that it owns, a timer, the writer it has asked. Bounded by the
+/// work that the actor has given out. Says whether the actor will hear it; one that is gone has no use for it.
+pub(crate) fn report<M: Send + 'static>(actor: &ActorRef<M>, message: M) -> bool {
+    actor.send_message(message).is_ok()
+}
+
 /// Waits for an answer. A reply that was dropped belongs to an actor that failed over it: what it did is unknown.
 ///
 /// # Errors

@@ -73,6 +73,14 @@ async fn the_list_of_operations_changes_only_on_purpose() {
 }
 
 #[tokio::test]
+async fn no_shape_of_the_api_changes_unnoticed() {
+    let house = House::open().await;
+    let document = house.anonymous().get("/openapi.json").await.expect(200);
+    house.close().await;
+    insta::assert_json_snapshot!("openapi", document);
+}
+
+#[tokio::test]
 async fn the_document_is_sound() {
     let house = House::open().await;
     let document = house.anonymous().get("/openapi.json").await.expect(200);

@@ -9,7 +9,7 @@ use super::handle::{ChatHome, ChatTrace, Draft, SentMessage};
 use super::message::{ChatMsg, ReadMark, StepRequest};
 use super::state::{ChatState, Known, StepDecision};
 use crate::CommandError;
-use crate::door::Reply;
+use crate::door::{Reply, report};
 use crate::model::{Chat, Direction, EntryDraft, Jid, Message, MessageId};
 use crate::ports::connector::{IncomingMessage, Taken};
 use crate::ports::{
@@ -267,7 +267,7 @@ impl Chatting {
                 .message(home.tenant, home.device, id)
                 .await
                 .map(|it| it.map(Box::new));
-            drop(myself.send_message(ChatMsg::Found { id, found }));
+            let _heard = report(&myself, ChatMsg::Found { id, found });
         });
     }
 
@@ -395,7 +395,7 @@ fn told(
 
 /// What the chat believes is no longer what is stored: it leaves, and its successor loads.
 fn stale(chat: &ActorRef<ChatMsg>) {
-    drop(chat.send_message(ChatMsg::Stale));
+    let _heard = report(chat, ChatMsg::Stale);
 }
 
 fn replayed(kept: KeptAnswer) -> Result<SentMessage, CommandError> {

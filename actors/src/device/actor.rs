@@ -14,7 +14,7 @@ use super::state::{BackOff, Effect, Input, apply};
 use super::work;
 use crate::CommandError;
 use crate::chat::to_json;
-use crate::door::Reply;
+use crate::door::{Reply, report};
 use crate::model::{
     DeviceRecord, DeviceState, EntryDraft, EventId, EventType, Jid, Qr, Session as SessionView,
     SessionChange, Timestamp,
@@ -291,7 +291,7 @@ impl Working {
                 let (wait, myself) = (at.since(self.now()), self.myself.clone());
                 self.retry = Some(self.tasks.spawn(async move {
                     tokio::time::sleep(wait).await;
-                    drop(myself.send_message(DeviceMsg::Noted(Input::RetryDue)));
+                    let _heard = report(&myself, DeviceMsg::Noted(Input::RetryDue));
                 }));
             }
             Effect::Start(how) => self.steer(work::Steps {
@@ -391,7 +391,7 @@ impl Working {
             if matches!(outcome, Outcome::Committed { .. }) {
                 shared.show(record);
             }
-            drop(myself.send_message(DeviceMsg::Saved(outcome)));
+            let _heard = report(&myself, DeviceMsg::Saved(outcome));
         });
         self.saving = true;
         match self.shared.store().submit(
@@ -417,7 +417,7 @@ impl Working {
         let myself = self.myself.clone();
         self.tasks.spawn(async move {
             tokio::time::sleep(SAVE_AGAIN).await;
-            drop(myself.send_message(DeviceMsg::SaveAgain));
+            let _heard = report(&myself, DeviceMsg::SaveAgain);
         });
     }
 
@@ -522,7 +522,7 @@ impl Working {
             let (wait, myself) = (at.since(now), self.myself.clone());
             let timer = self.tasks.spawn(async move {
                 tokio::time::sleep(wait).await;
-                drop(myself.send_message(DeviceMsg::Due));
+                let _heard = report(&myself, DeviceMsg::Due);
             });
             self.timer = Some((at, timer));
         }

@@ -9,7 +9,7 @@ use ractor::ActorRef;
 use super::handle::DeviceHandle;
 use super::message::{DeviceMsg, HandedOver};
 use crate::chat::StepOf;
-use crate::door::Reply;
+use crate::door::{Reply, report};
 use crate::model::{EntryDraft, Jid, MessageBody, MessageId, Status, Step, Timestamp};
 use crate::node::Base;
 use crate::ports::connector::{
@@ -55,7 +55,7 @@ pub(super) async fn steer(
             failed = true;
         }
     }
-    drop(myself.send_message(DeviceMsg::Steered { failed }));
+    let _heard = report(&myself, DeviceMsg::Steered { failed });
 }
 
 /// Hands a batch to the network and has the steps stored. The batch is over when every step is durable, so that what is
@@ -85,7 +85,7 @@ pub(super) async fn hand_over(
             // No answer means unknown: it goes again under the same names.
             Err(_late) => vec![Handed::Later(AGAIN_MAX); batch.len()],
         };
-    let mut report = HandedOver {
+    let mut outcome = HandedOver {
         settled: Vec::with_capacity(batch.len()),
         again: Vec::new(),
     };
@@ -98,12 +98,14 @@ pub(super) async fn hand_over(
                 let now = device.shared().clock().now();
                 steps.push((body, Step::failed(now, code, &detail)));
             }
-            Handed::Later(wait) => report.again.push((body, wait.max(AGAIN_MIN))),
+            Handed::Later(wait) => outcome.again.push((body, wait.max(AGAIN_MIN))),
         }
     }
-    report.settled.extend(steps.iter().map(|(body, _)| body.id));
+    outcome
+        .settled
+        .extend(steps.iter().map(|(body, _)| body.id));
     store_steps(&device, steps).await;
-    drop(myself.send_message(DeviceMsg::HandedOver(report)));
+    let _heard = report(&myself, DeviceMsg::HandedOver(outcome));
 }
 
 /// Has steps stored, however long it takes: what happened on the network must not be forgotten. Ends with the device.
@@ -167,7 +169,7 @@ pub(super) async fn tell_due(
             .collect(),
     )
     .await;
-    drop(myself.send_message(DeviceMsg::Ended(ids)));
+    let _heard = report(&myself, DeviceMsg::Ended(ids));
 }
 
 /// Reads a page of what waits in the store.
@@ -190,7 +192,7 @@ pub(super) async fn read_page(
     if page.is_err() {
         tokio::time::sleep(AGAIN_MAX).await;
     }
-    drop(myself.send_message(DeviceMsg::PageRead(page)));
+    let _heard = report(&myself, DeviceMsg::PageRead(page));
 }
 
 /// Plays typing; after its span it is over.
@@ -287,5 +289,5 @@ pub(super) async fn remove(
         connector.forget(tenant, id).await;
     }
     reply.send(Ok(()));
-    drop(myself.send_message(DeviceMsg::Removed));
+    let _heard = report(&myself, DeviceMsg::Removed);
 }

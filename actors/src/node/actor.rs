@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::handle::Shared;
 use super::message::NodeMsg;
-use crate::door::Reply;
+use crate::door::{Reply, report};
 use crate::model::{Tenant, TenantId, TenantLimits};
 use crate::ports::{Outcome, Write, commit};
 use crate::supervise::Verdict;
@@ -53,7 +53,7 @@ impl Actor for NodeActor {
         tasks.spawn(async move {
             loop {
                 tokio::time::sleep(pause).await;
-                if sweeper.send_message(NodeMsg::Sweep).is_err() {
+                if !report(&sweeper, NodeMsg::Sweep) {
                     return;
                 }
             }
@@ -183,7 +183,7 @@ impl Working {
             let (base, myself) = (self.shared.base.clone(), self.myself.clone());
             self.tasks.spawn(async move {
                 let result = TenantHandle::start(base, record, myself.get_cell()).await;
-                drop(myself.send_message(NodeMsg::Started { tenant, result }));
+                let _heard = report(&myself, NodeMsg::Started { tenant, result });
             });
         }
     }
@@ -230,7 +230,7 @@ impl Working {
                 let (wait, myself) = (until.since(now), self.myself.clone());
                 self.tasks.spawn(async move {
                     tokio::time::sleep(wait).await;
-                    drop(myself.send_message(NodeMsg::StartAgain(tenant)));
+                    let _heard = report(&myself, NodeMsg::StartAgain(tenant));
                 });
             }
         }
@@ -261,7 +261,7 @@ impl Working {
                 Ok(Outcome::Failed(_)) => Err(CommandError::OutcomeUnknown),
                 Err(refused) => Err(refused.into()),
             };
-            drop(myself.send_message(NodeMsg::Created { answer, reply }));
+            let _heard = report(&myself, NodeMsg::Created { answer, reply });
         });
     }
 }

@@ -9,7 +9,7 @@ use super::handle::Shared;
 use super::message::{CreatedDevice, DeviceDraft, TenantMsg};
 use crate::chat::to_json;
 use crate::device::DeviceHandle;
-use crate::door::Reply;
+use crate::door::{Reply, report};
 use crate::log::LogHandle;
 use crate::model::{DeviceId, EntryDraft, EventType, PhoneNumber, Tenant, TenantLimits};
 use crate::ports::{Answer, Claim, Outcome, Write, commit};
@@ -192,12 +192,15 @@ impl Working {
         let (shared, myself) = (Arc::clone(&self.shared), self.myself.clone());
         self.tasks.spawn(async move {
             let (device, answer) = make_device(&shared, draft, claim).await;
-            drop(myself.send_message(TenantMsg::Created {
-                device,
-                number,
-                answer,
-                reply,
-            }));
+            let _heard = report(
+                &myself,
+                TenantMsg::Created {
+                    device,
+                    number,
+                    answer,
+                    reply,
+                },
+            );
         });
     }
 
@@ -268,7 +271,7 @@ impl Working {
             let removed = handle.remove().await;
             if removed.is_ok() {
                 shared.devices.write().remove(&device);
-                drop(myself.send_message(TenantMsg::Gone(device)));
+                let _heard = report(&myself, TenantMsg::Gone(device));
             }
             reply.send(removed);
         });
@@ -305,10 +308,13 @@ impl Working {
         self.tasks.spawn(async move {
             for device in devices {
                 let result = device.start(myself.get_cell()).await;
-                drop(myself.send_message(TenantMsg::Started {
-                    device: device.id(),
-                    result,
-                }));
+                let _heard = report(
+                    &myself,
+                    TenantMsg::Started {
+                        device: device.id(),
+                        result,
+                    },
+                );
             }
         });
     }
@@ -365,7 +371,7 @@ impl Working {
         let myself = self.myself.clone();
         self.tasks.spawn(async move {
             tokio::time::sleep(wait).await;
-            drop(myself.send_message(message));
+            let _heard = report(&myself, message);
         });
     }
 }
