@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::openapi::{self, ContentBuilder, RefOr, ResponseBuilder};
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::telemetry::Chain;
 
@@ -381,7 +381,7 @@ impl IntoResponses for Problems {
     fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
         let answer = |description: &str| -> RefOr<openapi::Response> {
             let content = ContentBuilder::new()
-                .schema(Some(Problem::schema()))
+                .schema(Some(openapi::Ref::from_schema_name("Problem")))
                 .build();
             ResponseBuilder::new()
                 .description(description)

@@ -36,8 +36,8 @@ const STRANGERS: &[(&str, &[&str])] = &[
 
 /// Words that only one place may know.
 const HOMES: &[(&str, &str, &str)] = &[
-    ("loadtest/src", "axum", "loadtest/src/yardstick"),
-    ("loadtest/src", "fjall", "loadtest/src/yardstick"),
+    ("loadtest/src", "axum::", "loadtest/src/yardstick"),
+    ("loadtest/src", "fjall::", "loadtest/src/yardstick"),
     ("actors/src", ".cast(", "actors/src/door.rs"),
     ("actors/src", ".send_message(", "actors/src/door.rs"),
     ("src", ".cast(", "src/never"),

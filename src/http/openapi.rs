@@ -7,6 +7,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::ApiState;
+use crate::problem::Problem;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,6 +18,7 @@ use super::ApiState;
             stable `code`; the list of codes, like every other list of words here, may grow. Retry what failed with \
             the same `Idempotency-Key`: it happens once.",
     ),
+    components(schemas(Problem)),
     modifiers(&Bearer),
     security(("bearer" = [])),
     tags(
