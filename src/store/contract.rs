@@ -127,7 +127,7 @@ impl<O: Opener> World<O> {
         let body = message(self.device, chat, text, self.now());
         let id = body.id;
         self.write(vec![Write::Message {
-            body: Box::new(body),
+            body: body.into(),
             state: MessageState::new(Status::Queued),
         }])
         .await;

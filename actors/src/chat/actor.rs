@@ -143,7 +143,7 @@ impl Chatting {
         };
         let writes = vec![
             Write::Message {
-                body: Box::new((*body).clone()),
+                body: Arc::clone(&body),
                 state,
             },
             outbox,
@@ -205,7 +205,7 @@ impl Chatting {
         };
         let writes = vec![
             Write::Message {
-                body: Box::new(body),
+                body: Arc::new(body),
                 state,
             },
             upstream,

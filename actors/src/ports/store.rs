@@ -72,7 +72,7 @@ pub enum Write {
     /// A new message with its first state; also its entry in the device's index.
     Message {
         /// The part that never changes.
-        body: Box<MessageBody>,
+        body: Arc<MessageBody>,
         /// Where it starts.
         state: MessageState,
     },

@@ -110,7 +110,7 @@ pub(crate) async fn a_filter_gives_only_what_it_names<O: Opener>(world: World<O>
     let reply = inbound.id;
     world
         .write(vec![Write::Message {
-            body: Box::new(inbound),
+            body: inbound.into(),
             state: MessageState::new(Status::Delivered),
         }])
         .await;
@@ -188,7 +188,7 @@ pub(crate) async fn a_filter_that_finds_nothing_says_where_to_go_on<O: Opener>(w
         let said = |_| {
             let body = message(world.device, &chat, "x", world.now());
             Write::Message {
-                body: Box::new(body),
+                body: body.into(),
                 state: MessageState::new(Status::Queued),
             }
         };

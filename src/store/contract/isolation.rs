@@ -21,7 +21,7 @@ async fn fill<O: Opener>(world: &World<O>, device: DeviceId, chat: &Jid) -> Mess
     world
         .write(vec![
             Write::Message {
-                body: Box::new(body),
+                body: body.into(),
                 state: MessageState::new(Status::Queued),
             },
             Write::Chat(Box::new(chat_row(device, chat, 1, world.now()))),

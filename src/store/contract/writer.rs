@@ -107,7 +107,7 @@ pub(crate) async fn an_entry_is_never_shown_before_its_rows<O: Opener>(world: Wo
             let body = message(device, &writing, "x", now);
             said.lock().unwrap().push(body.id);
             let write = Write::Message {
-                body: Box::new(body),
+                body: body.into(),
                 state: MessageState::new(Status::Queued),
             };
             let outbox = |id| Write::OutboxAdd {

@@ -312,7 +312,7 @@ async fn what_nobody_sees_is_erased() {
                 Timestamp::from_millis(1),
             ))),
             Write::Message {
-                body: Box::new(body),
+                body: body.into(),
                 state: MessageState::new(Status::Queued),
             },
         ]
@@ -402,7 +402,7 @@ async fn what_waits_behind_a_removal_leaves_no_rows() {
     }
     let body = message(device, &chat, "x", Timestamp::from_millis(1));
     let late = Write::Message {
-        body: Box::new(body),
+        body: body.into(),
         state: MessageState::new(Status::Queued),
     };
     submit(job(vec![late], Box::new(drop)));
