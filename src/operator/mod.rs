@@ -2,7 +2,7 @@
 //!
 //! One Unix socket that only the gateway's own user can open. A connection carries one JSON line each way:
 //! `{"command":"tenant_create","name":"Acme"}` is answered by `{"tenant":{…}}`, or by
-//! `{"error":{"code":"invalid","detail":"…"}}`. The words are in [`line`]; `buho tenant`, `buho key` and the like are
+//! `{"error":{"code":"invalid","detail":"…"}}`. The words are in [`mod@line`]; `buho tenant`, `buho key` and the like are
 //! clients of it ([`client`]).
 
 pub mod client;

@@ -126,6 +126,13 @@ impl Sequencer {
         }
     }
 
+    /// Goes on after the entry that stands at the head, so that ids rise over a restart too.
+    #[must_use]
+    pub fn behind(mut self, entry: &Entry) -> Self {
+        self.last = self.last.max(entry.header().id.time());
+        self
+    }
+
     /// The last place that was given.
     #[must_use]
     pub const fn head(&self) -> Cursor {
@@ -176,6 +183,24 @@ mod tests {
         assert_eq!(alone["seq"], 42);
         assert_eq!(alone["chat"], "51999888777@s.whatsapp.net");
         assert_eq!(alone["time"], "2023-11-14T22:13:20.000Z");
+    }
+
+    #[test]
+    fn ids_rise_when_the_clock_steps_back_over_a_restart() {
+        let tenant = TenantId::generate();
+        let at = |millis| EntryDraft {
+            kind: EventType::DeviceState,
+            time: Timestamp::from_millis(millis),
+            device: None,
+            chat: None,
+            direction: None,
+            data: Bytes::from_static(b"{}"),
+        };
+        let late = Sequencer::new(tenant, Cursor { epoch: 1, seq: 0 }).place(at(2000));
+        let early = Sequencer::new(tenant, late.cursor())
+            .behind(&late)
+            .place(at(1000));
+        assert!(late.header().id < early.header().id);
     }
 
     #[test]

@@ -91,10 +91,15 @@ fn load_tenants(view: &View<'_>, shared: &Shared, ledger: &mut Ledger) -> Result
         if erased < floor {
             ledger.erasures.push_back(Task::Log { tenant: number });
         }
+        let sequencer = Sequencer::new(slot.id(), head);
+        let sequencer = match view.get(Space::Log, &keys::log(number, head.seq))? {
+            Some(row) => sequencer.behind(&rows::unentry(slot.id(), &row)?),
+            None => sequencer,
+        };
         ledger.tenants.insert(
             number,
             TenantState {
-                sequencer: Sequencer::new(slot.id(), head),
+                sequencer,
                 floor,
                 erased,
             },
