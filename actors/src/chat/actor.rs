@@ -35,6 +35,8 @@ pub(super) struct Chatting {
     clock: Arc<dyn Clock>,
     trace: Arc<ChatTrace>,
     state: ChatState,
+    /// A job was refused: what this chat believes is not what is stored, so it takes nothing more.
+    is_gone: bool,
     /// Steps that wait until their message was read. Bounded by the places of the door.
     waiting: HashMap<MessageId, Vec<(StepRequest, Reply<Taken>)>>,
     reads: JoinSet<()>,
@@ -72,6 +74,7 @@ impl Actor for ChatActor {
             clock,
             trace,
             state,
+            is_gone: false,
             waiting: HashMap::new(),
             reads: JoinSet::new(),
         })
@@ -83,6 +86,11 @@ impl Actor for ChatActor {
         message: ChatMsg,
         chat: &mut Chatting,
     ) -> Result<(), ActorProcessingErr> {
+        if chat.is_gone {
+            drop(myself.drain());
+            message.refuse();
+            return Ok(());
+        }
         match message {
             ChatMsg::Send {
                 draft,
@@ -192,7 +200,11 @@ impl Chatting {
                 .place_inbound(message, self.home.owner.jid(), self.clock.now())
             {
                 Ok(placed) => placed,
-                Err(known) => return reply.send(Ok(Taken::Repeat(known))),
+                Err(known) => {
+                    // The first one may still be on its way to the store: the answer waits behind it.
+                    let done = told(myself, reply, move || Taken::Repeat(known));
+                    return self.submit(Vec::new(), Vec::new(), None, done);
+                }
             };
         let Message { body, state, .. } = placed.message;
         let id = body.id;
@@ -262,7 +274,10 @@ impl Chatting {
             return;
         }
         let (store, home, myself) = (Arc::clone(&self.store), self.home.clone(), myself.clone());
+        let ticket = Ticket(self.trace.ticket.load(Ordering::Acquire));
         self.reads.spawn(async move {
+            // A step of this message may still be on its way to the store.
+            store.passed(home.tenant, ticket).await;
             let found = store
                 .message(home.tenant, home.device, id)
                 .await
@@ -366,6 +381,7 @@ impl Chatting {
         ) {
             Ok(ticket) => self.trace.ticket.store(ticket.0, Ordering::Release),
             Err(error) => {
+                self.is_gone = true;
                 if let Some(done) = refused.lock().take() {
                     done(Outcome::Failed(StoreError::from(error)));
                 }

@@ -1,4 +1,5 @@
 use super::handle::{Draft, SentMessage};
+use crate::CommandError;
 use crate::door::Reply;
 use crate::model::{Chat, Message, MessageId, Step};
 use crate::ports::connector::{IncomingMessage, Taken};
@@ -35,6 +36,20 @@ pub(super) enum ChatMsg {
     },
     /// The writer turned a job down: what this chat believes is no longer what is stored.
     Stale,
+}
+
+impl ChatMsg {
+    /// Answers that nothing was stored.
+    pub(super) fn refuse(self) {
+        match self {
+            Self::Send { reply, .. } => reply.send(Err(CommandError::Busy)),
+            Self::Receive { reply, .. } | Self::Step { reply, .. } => {
+                reply.send(Err(CommandError::Busy));
+            }
+            Self::MarkRead { reply, .. } => reply.send(Err(CommandError::Busy)),
+            Self::Found { .. } | Self::Stale => {}
+        }
+    }
 }
 
 /// A step of one message.

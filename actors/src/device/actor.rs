@@ -496,7 +496,7 @@ impl Working {
         }
         if !self.handing_over
             && !self.reading
-            && let Some(beyond) = self.outbox.wants_page(now)
+            && let Some(beyond) = self.outbox.wants_page()
         {
             self.reading = true;
             let max = self.shared.base().limits.outbox_window;
@@ -559,6 +559,9 @@ impl Working {
     }
 
     fn remove(&mut self, reply: Reply<()>) {
+        if self.removing {
+            return reply.send(Err(CommandError::NotFound));
+        }
         self.removing = true;
         self.shared.set_removing();
         if let Some((_, timer)) = self.timer.take() {

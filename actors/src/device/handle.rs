@@ -200,6 +200,7 @@ impl DeviceHandle {
             source: Box::new(error),
         })?;
         let cell = actor.get_cell();
+        self.shared.tenant.note_device(&cell, self.shared.id);
         *self.shared.door.write() = Some(Door::new(actor, self.shared.base().limits.device));
         self.shared
             .changed

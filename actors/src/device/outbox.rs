@@ -114,11 +114,7 @@ impl Outbox {
 
     /// Whether a page is to be read from the store, and beyond which message. Only when nothing is being handed over:
     /// what is would be seen a second time.
-    pub(super) fn wants_page(&mut self, now: Timestamp) -> Option<Option<(Jid, MessageId)>> {
-        if self.beyond_due.is_some_and(|it| it <= now) {
-            self.beyond_due = None;
-            self.behind = true;
-        }
+    pub(super) fn wants_page(&mut self) -> Option<Option<(Jid, MessageId)>> {
         let dry = self.ready.is_empty()
             && self.present.len()
                 <= self.held.values().map(|it| it.queue.len()).sum::<usize>()
@@ -149,6 +145,12 @@ impl Outbox {
 
     /// What is due: held chats go on, scheduled messages come up. Gives the scheduled ones.
     pub(super) fn release(&mut self, now: Timestamp) -> Vec<Body> {
+        if self.beyond_due.is_some_and(|it| it <= now) {
+            // A pass under way may be past it: only a new one surely finds it.
+            self.beyond_due = None;
+            self.behind = true;
+            self.missed = true;
+        }
         let due: Vec<Jid> = self
             .held
             .iter()
@@ -198,6 +200,8 @@ impl Outbox {
 
     /// Messages that the network did not take, in their order: back to the front, and their chats held for `wait`.
     pub(super) fn put_back(&mut self, bodies: Vec<(Body, Duration)>, now: Timestamp) {
+        let expiries = bodies.iter().filter_map(|(body, _)| body.expires_at);
+        self.next_expiry = expiries.chain(self.next_expiry).min();
         let mut waits: HashMap<Jid, Duration> = HashMap::new();
         for (body, wait) in &bodies {
             let longest = waits.entry(body.chat.clone()).or_default();
@@ -314,11 +318,11 @@ mod tests {
     fn caught_up(window: usize) -> Outbox {
         let mut outbox = Outbox::new(window);
         assert!(
-            outbox.wants_page(at(0)).is_some(),
+            outbox.wants_page().is_some(),
             "what waited before a start is in the store"
         );
         outbox.refill(Vec::new(), 10, at(0));
-        assert!(outbox.wants_page(at(0)).is_none());
+        assert!(outbox.wants_page().is_none());
         outbox
     }
 
@@ -399,7 +403,7 @@ mod tests {
                     outbox.settled(body.id);
                     handed.push(body);
                 }
-                if let Some(beyond) = outbox.wants_page(at(0)) {
+                if let Some(beyond) = outbox.wants_page() {
                     let page = store.iter().filter(|(key, _)| beyond.as_ref().is_none_or(|it| it < key)).take(page_max).map(|(_, it)| Arc::clone(it)).collect();
                     outbox.refill(page, page_max, at(0));
                 }

@@ -171,7 +171,11 @@ pub(super) fn apply(
             record.linked = true;
             return Ok((None, None));
         }
-        Input::Connected if active || state == Disconnected => (Connected, None, None),
+        Input::Connected
+            if active || (state == Disconnected && record.desired == Desired::Connected) =>
+        {
+            (Connected, None, None)
+        }
         Input::Connected => return Ok((None, None)),
         Input::Dropped(_) if !active => return Ok((None, None)),
         Input::Dropped(reason) if record.desired == Desired::Connected && record.linked => {

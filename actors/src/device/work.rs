@@ -243,6 +243,8 @@ pub(super) async fn remove(
     session.stop(how).await;
     let shared = device.shared();
     let (tenant, id) = (shared.tenant(), shared.id());
+    // Behind every send that is already on its way to the store.
+    drop(commit(&**shared.store(), tenant, Vec::new(), Vec::new(), None).await);
     loop {
         match shared.store().outbox(tenant, id, None, REMOVE_PAGE).await {
             Ok(page) if page.is_empty() => break,
@@ -274,12 +276,8 @@ pub(super) async fn remove(
         .await;
         match removed {
             Ok(Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch) => break,
-            Ok(Outcome::Failed(error)) => {
-                tracing::error!(%error, "device could not be removed");
-                reply.send(Err(CommandError::OutcomeUnknown));
-                return;
-            }
-            Err(_refused) => {
+            // It has left its network: there is no way back, however long the store takes.
+            Ok(Outcome::Failed(_)) | Err(_) => {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(AGAIN_MAX);
             }

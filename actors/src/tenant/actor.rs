@@ -320,14 +320,9 @@ impl Working {
     }
 
     fn started(&mut self, device: DeviceId, result: Result<ActorCell, StartError>) {
-        match result {
-            Ok(cell) => {
-                self.shared.cells.lock().insert(cell.get_id(), device);
-            }
-            Err(error) => {
-                tracing::error!(%device, error = %error.source, "device could not be started");
-                self.device_failed(device, &error.source.to_string());
-            }
+        if let Err(error) = result {
+            tracing::error!(%device, error = %error.source, "device could not be started");
+            self.device_failed(device, &error.source.to_string());
         }
     }
 

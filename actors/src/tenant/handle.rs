@@ -30,6 +30,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Notes whose actor this is, before it can fail.
+    pub(crate) fn note_device(&self, cell: &ActorCell, device: DeviceId) {
+        self.cells.lock().insert(cell.get_id(), device);
+    }
+
     pub(crate) fn base(&self) -> &Base {
         &self.base
     }
