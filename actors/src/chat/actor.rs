@@ -436,6 +436,7 @@ fn replayed(kept: KeptAnswer) -> Result<SentMessage, CommandError> {
 fn failed(error: &StoreError) -> CommandError {
     match error {
         StoreError::Refused(refused) => (*refused).into(),
+        StoreError::Gone => CommandError::NotFound,
         StoreError::Failed
         | StoreError::Full
         | StoreError::Away

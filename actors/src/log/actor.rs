@@ -302,6 +302,7 @@ fn unsure(error: &StoreError) -> CommandError {
         StoreError::Failed
         | StoreError::Full
         | StoreError::Away
+        | StoreError::Gone
         | StoreError::Damaged { .. }
         | StoreError::Engine { .. } => CommandError::OutcomeUnknown,
     }

@@ -32,6 +32,9 @@ pub enum StoreError {
     /// The job was not taken; nothing was written.
     #[error("job was refused")]
     Refused(#[from] SubmitError),
+    /// The device that a row belongs to is no more; nothing was written.
+    #[error("device is no more")]
+    Gone,
     /// What was read is not what was written.
     #[error("stored data is damaged: {what}")]
     Damaged {
@@ -233,7 +236,7 @@ pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 
 /// What is to be written at once or not at all.
 pub struct Job {
-    /// The rows.
+    /// The rows. Where one belongs to a device that is no more, the whole job is turned down as [`StoreError::Gone`].
     pub writes: Vec<Write>,
     /// The entries, in order; they get consecutive places.
     pub entries: Vec<EntryDraft>,

@@ -3,13 +3,25 @@
 use actors::model::{
     DeviceId, DeviceState, EventId, Jid, MessageId, MessageState, SessionChange, Status, TenantId,
 };
-use actors::ports::{ChatQuery, Directory as _, History as _, Order, Outcome, Write, commit};
+use actors::ports::{
+    ChatQuery, Directory as _, History as _, Order, Outcome, StoreError, Write, Writer as _, commit,
+};
 
 use super::history::query;
-use super::{Opener, World, chat_row, committed, device_record, jid, message};
+use super::{Opener, World, chat_row, committed, device_record, entry, jid, message};
 
-/// Everything that a device can have.
+/// Has a device have everything that it can have.
 async fn fill<O: Opener>(world: &World<O>, device: DeviceId, chat: &Jid) -> MessageId {
+    let (id, writes) = everything(world, device, chat);
+    world.write(writes).await;
+    id
+}
+
+fn everything<O: Opener>(
+    world: &World<O>,
+    device: DeviceId,
+    chat: &Jid,
+) -> (MessageId, Vec<Write>) {
     let body = message(device, chat, "x", world.now());
     let id = body.id;
     let change = SessionChange {
@@ -18,8 +30,9 @@ async fn fill<O: Opener>(world: &World<O>, device: DeviceId, chat: &Jid) -> Mess
         reason: None,
         at: world.now(),
     };
-    world
-        .write(vec![
+    (
+        id,
+        vec![
             Write::Message {
                 body: body.into(),
                 state: MessageState::new(Status::Queued),
@@ -42,9 +55,8 @@ async fn fill<O: Opener>(world: &World<O>, device: DeviceId, chat: &Jid) -> Mess
                 id: EventId::generate(),
                 change,
             },
-        ])
-        .await;
-    id
+        ],
+    )
 }
 
 /// How much a tenant sees of a device: one for each kind of thing.
@@ -119,9 +131,16 @@ pub(crate) async fn a_removed_device_takes_everything_with_it<O: Opener>(mut wor
         seen(&world, world.tenant, gone, &chat, gone_id).await,
         [0; 8]
     );
-    // What comes too late for it is nobody's.
-    fill(&world, gone, &chat).await;
     for _ in 0..2 {
+        let head = world.store.log(world.tenant).unwrap().head();
+        let (_, late) = everything(&world, gone, &chat);
+        let news = vec![entry(world.now(), "{}")];
+        let outcome = commit(&*world.store, world.tenant, late, news, None).await;
+        assert!(
+            matches!(outcome, Ok(Outcome::Failed(StoreError::Gone))),
+            "what comes too late for it is turned down as a whole: {outcome:?}"
+        );
+        assert_eq!(world.store.log(world.tenant).unwrap().head(), head);
         assert_eq!(
             seen(&world, world.tenant, gone, &chat, gone_id).await,
             [0; 8]

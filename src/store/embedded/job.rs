@@ -13,7 +13,7 @@ pub(super) const NO_DEVICE: u32 = 0;
 
 /// One change, encoded.
 pub(super) enum Row {
-    /// A row is written; it is left out where its device is no more.
+    /// A row is written.
     Put {
         /// Where.
         space: Space,
@@ -70,6 +70,18 @@ pub(super) enum Row {
 }
 
 impl Row {
+    /// The device that has to live for it.
+    pub(super) const fn device(&self) -> u32 {
+        match self {
+            Self::Put { device, .. } | Self::Chat { device, .. } => *device,
+            Self::Remove { .. }
+            | Self::Device { .. }
+            | Self::DeviceRemoved { .. }
+            | Self::Tenant { .. }
+            | Self::Floor(_) => NO_DEVICE,
+        }
+    }
+
     fn weight(&self) -> usize {
         match self {
             Self::Put { key, value, .. }
@@ -106,6 +118,8 @@ pub(super) struct Encoded {
     pub(super) claim: Option<Claimed>,
     /// Told what became of it.
     pub(super) done: Done,
+    /// Whether a row belongs to a device that is not known.
+    pub(super) is_orphan: bool,
     weight: usize,
 }
 
@@ -121,11 +135,14 @@ impl Encoded {
             tenants,
             slot,
             rows: Vec::with_capacity(job.writes.len() + 4),
+            is_orphan: false,
         };
         for write in job.writes {
             rows.add(write)?;
         }
-        let rows = rows.rows;
+        let Rows {
+            rows, is_orphan, ..
+        } = rows;
         let entries: Vec<_> = job
             .entries
             .into_iter()
@@ -156,6 +173,7 @@ impl Encoded {
             entries,
             claim,
             done: job.done,
+            is_orphan,
             weight,
         })
     }
@@ -170,6 +188,7 @@ struct Rows<'a> {
     tenants: &'a Tenants,
     slot: &'a Slot,
     rows: Vec<Row>,
+    is_orphan: bool,
 }
 
 impl Rows<'_> {
@@ -186,13 +205,18 @@ impl Rows<'_> {
         self.rows.push(Row::Remove { space, key });
     }
 
-    /// Rows of a device that is not known are left out: nobody could read them.
+    /// A row of a device that is not known: nobody could read it, so its job is turned down.
+    fn orphan(&mut self) -> Result<(), EncodeError> {
+        self.is_orphan = true;
+        Ok(())
+    }
+
     fn add(&mut self, write: Write) -> Result<(), EncodeError> {
         let tenant = self.slot.number();
         match write {
             Write::Message { body, state } => {
                 let Some(place) = self.slot.place(body.device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 let value = rows::packed(&body, 512)?;
                 self.put(
@@ -222,7 +246,7 @@ impl Rows<'_> {
                 state,
             } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 let value = rows::packed(&state, 64)?;
                 self.put(
@@ -234,7 +258,7 @@ impl Rows<'_> {
             }
             Write::OutboxAdd { device, chat, id } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 self.put(
                     Space::Outbox,
@@ -257,7 +281,7 @@ impl Rows<'_> {
                 id,
             } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 let key = keys::upstream(place, &chat, from_me, &upstream_id);
                 self.put(
@@ -269,7 +293,7 @@ impl Rows<'_> {
             }
             Write::Chat(chat) => {
                 let Some(place) = self.slot.place(chat.device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 self.rows.push(Row::Chat {
                     device: place.device,
@@ -297,7 +321,7 @@ impl Rows<'_> {
             ),
             Write::SessionChange { device, id, change } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 self.put(
                     Space::Directory,
