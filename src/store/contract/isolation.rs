@@ -171,23 +171,29 @@ pub(crate) async fn one_tenant_reads_nothing_of_another<O: Opener>(world: World<
         [0; 8]
     );
     // Nor does it write there, whatever it names.
-    let writes = vec![
-        Write::MessageState {
-            device,
-            chat: chat.clone(),
-            id,
-            state: MessageState::new(Status::Revoked),
-        },
+    let state = Write::MessageState {
+        device,
+        chat: chat.clone(),
+        id,
+        state: MessageState::new(Status::Revoked),
+    };
+    let row = Write::Chat(Box::new(chat_row(device, &chat, 99, world.now())));
+    for write in [state, row] {
+        let outcome = commit(&*world.store, other, vec![write], vec![], None).await;
+        assert!(
+            matches!(outcome, Ok(Outcome::Failed(StoreError::Gone))),
+            "{outcome:?}"
+        );
+    }
+    let removals = vec![
         Write::OutboxRemove {
             device,
             chat: chat.clone(),
             id,
         },
-        Write::Chat(Box::new(chat_row(device, &chat, 99, world.now()))),
         Write::DeviceRemoved(device),
     ];
-    let outcome = commit(&*world.store, other, writes, vec![], None).await;
-    assert!(matches!(outcome, Ok(Outcome::Committed { .. })));
+    committed(commit(&*world.store, other, removals, vec![], None).await);
     assert_eq!(seen(&world, world.tenant, device, &chat, id).await, [1; 8]);
     assert_eq!(
         world
