@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{House, person, phone, read_log, text, walk};
+use crate::house::{Case, House, cases, person, phone, read_log, text, walk};
 
 fn item(chat: usize, words: &str) -> Value {
     json!({"to": phone(chat), "content": text(words)})
 }
 
-#[tokio::test]
 async fn a_batch_is_answered_item_by_item_in_order() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -47,7 +46,6 @@ async fn a_batch_is_answered_item_by_item_in_order() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_bad_item_is_a_problem_of_its_own() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -75,7 +73,6 @@ async fn a_bad_item_is_a_problem_of_its_own() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_empty_and_a_too_long_batch_are_refused_whole() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -103,7 +100,6 @@ async fn an_empty_and_a_too_long_batch_are_refused_whole() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_header_replays_the_whole_and_implies_the_items_keys() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -122,7 +118,6 @@ async fn the_header_replays_the_whole_and_implies_the_items_keys() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn one_key_twice_in_a_batch_is_one_message() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -141,7 +136,6 @@ async fn one_key_twice_in_a_batch_is_one_message() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_member_that_a_batch_does_not_know_is_refused() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -158,3 +152,12 @@ async fn a_member_that_a_batch_does_not_know_is_refused() {
         .problem(422, "invalid");
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_batch_is_answered_item_by_item_in_order,
+    a_bad_item_is_a_problem_of_its_own,
+    an_empty_and_a_too_long_batch_are_refused_whole,
+    the_header_replays_the_whole_and_implies_the_items_keys,
+    one_key_twice_in_a_batch_is_one_message,
+    a_member_that_a_batch_does_not_know_is_refused,
+];

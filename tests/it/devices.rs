@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use crate::house::{House, person, phone, read_log};
+use crate::house::{Case, House, cases, person, phone, read_log};
 
-#[tokio::test]
 async fn a_new_device_is_created_with_its_place_and_its_event() {
     let house = House::open().await;
     let wish = json!({"name": "Front desk", "connector": "simulator", "metadata": {"shop": "7", "ñ": "á"}});
@@ -27,7 +26,6 @@ async fn a_new_device_is_created_with_its_place_and_its_event() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_simulator_is_the_default_and_an_object_names_it_too() {
     let house = House::open().await;
     let plain = house
@@ -47,7 +45,6 @@ async fn the_simulator_is_the_default_and_an_object_names_it_too() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_breaks_a_rule_makes_no_device() {
     let house = House::open().await;
     let many: serde_json::Map<_, _> = (0..51)
@@ -84,7 +81,6 @@ async fn what_breaks_a_rule_makes_no_device() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_number_is_taken_once_in_a_tenant() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -108,7 +104,6 @@ async fn a_number_is_taken_once_in_a_tenant() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_device_with_a_number_has_that_address() {
     let house = House::open().await;
     let made = house
@@ -134,7 +129,6 @@ async fn a_device_with_a_number_has_that_address() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_patch_merges_and_an_empty_one_changes_nothing() {
     let house = House::open().await;
     let wish = json!({"name": "a", "metadata": {"x": "1", "y": "2"}});
@@ -165,7 +159,6 @@ async fn a_patch_merges_and_an_empty_one_changes_nothing() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_list_filters_by_state_connector_and_words() {
     let house = House::open().await;
     let linked = house.device("Alpha store").await;
@@ -190,7 +183,6 @@ async fn the_list_filters_by_state_connector_and_words() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_deleted_device_is_gone_with_its_history_and_its_queue_fails() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -224,7 +216,6 @@ async fn a_deleted_device_is_gone_with_its_history_and_its_queue_fails() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn devices_are_there_again_after_a_restart() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -242,3 +233,15 @@ async fn devices_are_there_again_after_a_restart() {
     );
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_new_device_is_created_with_its_place_and_its_event,
+    the_simulator_is_the_default_and_an_object_names_it_too,
+    what_breaks_a_rule_makes_no_device,
+    a_number_is_taken_once_in_a_tenant,
+    a_device_with_a_number_has_that_address,
+    a_patch_merges_and_an_empty_one_changes_nothing,
+    the_list_filters_by_state_connector_and_words,
+    a_deleted_device_is_gone_with_its_history_and_its_queue_fails,
+    devices_are_there_again_after_a_restart,
+];

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Device, House, phone, until, until_some};
+use crate::house::{Case, Device, House, cases, phone, until, until_some};
 
-#[tokio::test]
 async fn pairing_goes_through_its_states_and_each_is_an_event() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -45,7 +44,6 @@ async fn pairing_goes_through_its_states_and_each_is_an_event() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn connect_answers_at_once_and_shows_the_code() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -66,7 +64,6 @@ async fn connect_answers_at_once_and_shows_the_code() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_connector_without_codes_says_so() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -77,7 +74,6 @@ async fn a_connector_without_codes_says_so() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_code_is_shown_as_picture_and_as_json() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -112,7 +108,6 @@ async fn the_code_is_shown_as_picture_and_as_json() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn where_no_code_is_shown_asking_for_it_is_a_conflict() {
     let house = House::open().await;
     let fresh = house.fresh_device("fresh").await;
@@ -122,7 +117,6 @@ async fn where_no_code_is_shown_asking_for_it_is_a_conflict() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_is_already_so_is_200_without_a_new_entry() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -143,7 +137,6 @@ async fn what_is_already_so_is_200_without_a_new_entry() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_linked_device_connects_again_without_pairing() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -158,7 +151,6 @@ async fn a_linked_device_connects_again_without_pairing() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_restart_stops_and_starts_a_linked_device() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -177,7 +169,6 @@ async fn a_restart_stops_and_starts_a_linked_device() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn after_a_logout_the_device_pairs_anew() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -190,7 +181,6 @@ async fn after_a_logout_the_device_pairs_anew() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_device_that_was_never_linked_can_not_restart_or_log_out() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -205,7 +195,6 @@ async fn a_device_that_was_never_linked_can_not_restart_or_log_out() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_scan_without_a_code_is_a_conflict() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -214,7 +203,6 @@ async fn a_scan_without_a_code_is_a_conflict() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_sessions_list_counts_by_state() {
     let house = House::open().await;
     let linked = house.device("linked").await;
@@ -229,7 +217,6 @@ async fn the_sessions_list_counts_by_state() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_session_tells_when_something_last_came_in_and_was_acknowledged() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -246,7 +233,6 @@ async fn a_session_tells_when_something_last_came_in_and_was_acknowledged() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn wishes_survive_a_restart_of_the_gateway() {
     let mut house = House::open().await;
     let (wanted, stopped) = (house.device("wanted").await, house.device("stopped").await);
@@ -263,7 +249,6 @@ async fn wishes_survive_a_restart_of_the_gateway() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_deleted_devices_session_is_absent() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -304,3 +289,21 @@ fn is_path(states: &[&str], stops: &[&str]) -> bool {
     let mut rest = states.iter();
     stops.iter().all(|stop| rest.any(|state| state == stop))
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    pairing_goes_through_its_states_and_each_is_an_event,
+    connect_answers_at_once_and_shows_the_code,
+    a_connector_without_codes_says_so,
+    the_code_is_shown_as_picture_and_as_json,
+    where_no_code_is_shown_asking_for_it_is_a_conflict,
+    what_is_already_so_is_200_without_a_new_entry,
+    a_linked_device_connects_again_without_pairing,
+    a_restart_stops_and_starts_a_linked_device,
+    after_a_logout_the_device_pairs_anew,
+    a_device_that_was_never_linked_can_not_restart_or_log_out,
+    a_scan_without_a_code_is_a_conflict,
+    the_sessions_list_counts_by_state,
+    a_session_tells_when_something_last_came_in_and_was_acknowledged,
+    wishes_survive_a_restart_of_the_gateway,
+    a_deleted_devices_session_is_absent,
+];

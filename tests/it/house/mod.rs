@@ -4,6 +4,7 @@
 //! event stream, the operator's socket, and the patience to wait for a state instead of for a time.
 
 mod answer;
+mod case;
 mod client;
 mod device;
 mod handshake;
@@ -12,9 +13,11 @@ mod operator;
 mod raw;
 mod socket;
 mod sse;
+mod store;
 mod wait;
 
 pub(crate) use answer::Answer;
+pub(crate) use case::{Case, cases};
 pub(crate) use client::{Base, Client};
 pub(crate) use device::{Device, person, phone, text};
 pub(crate) use handshake::Codec;
@@ -23,6 +26,7 @@ pub(crate) use operator::Operator;
 pub(crate) use raw::RawSocket;
 pub(crate) use socket::{Heard, Socket};
 pub(crate) use sse::Sse;
+pub(crate) use store::Store;
 pub(crate) use wait::{Dice, PATIENCE, option, say, seed, until, until_some};
 
 use std::ops::Deref;
@@ -124,10 +128,8 @@ fn data(folder: &TempDir) -> PathBuf {
 }
 
 async fn start(data: &Path) -> Gateway {
-    let toml = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[store]\npath = \"{}\"\n",
-        data.display()
-    );
+    let store = Store::current().section(data);
+    let toml = format!("[server]\nlisten = \"127.0.0.1:0\"\n{store}");
     let config = Config::from_toml(&toml).expect("the configuration is valid");
     Gateway::start(config).await.expect("the gateway starts")
 }

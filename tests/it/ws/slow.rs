@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
-use crate::house::{Device, Heard, House, Socket, cursor_of, phone, read_log, text};
+use crate::house::{Case, Device, Heard, House, Socket, cases, cursor_of, phone, read_log, text};
 
 const MESSAGES: usize = 10_000;
 
@@ -26,7 +26,6 @@ async fn small_socket(house: &House) -> Socket {
     socket
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_fell_behind_is_told_and_fed_from_the_log() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -85,7 +84,6 @@ async fn a_reader_that_fell_behind_is_told_and_fed_from_the_log() {
     house.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_stands_still_ends_the_connection_and_nothing_is_lost() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -134,3 +132,8 @@ async fn read_on(socket: &mut Socket, wanted: usize) -> (Vec<Value>, Vec<String>
     }
     (entries, modes, None)
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_reader_that_fell_behind_is_told_and_fed_from_the_log.threaded(),
+    a_write_that_stands_still_ends_the_connection_and_nothing_is_lost.threaded(),
+];
