@@ -23,6 +23,7 @@ mod messages;
 mod operations;
 mod paging;
 mod process;
+mod proxy;
 mod sessions;
 mod simulations;
 mod streams;
@@ -49,6 +50,7 @@ const SUITES: &[&[&[Case]]] = &[
         messages::CASES,
         operations::CASES,
         paging::CASES,
+        proxy::CASES,
         sessions::CASES,
         simulations::CASES,
         streams::CASES,
