@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# A real CQL server for the tests and for trying things out: Apache Cassandra 5 on loopback addresses of this machine.
+#
+#   server.sh install            fetch the server once into the cache (needs Java 17 and Maven)
+#   server.sh start [1|3]        start that many nodes and wait until each answers queries, and sees the others
+#   server.sh start-one N        start one node of them again
+#   server.sh stop [N]           end one node or all in good order          server.sh kill [N]     SIGKILL
+#   server.sh pause [N]          SIGSTOP                                    server.sh resume [N]   SIGCONT
+#   server.sh status             a line for each node
+#   server.sh wipe               kill all and delete their data
+#
+# Settings, as variables of the environment:
+#   BUHO_CQL_CACHE   what was fetched               (target/cql)        BUHO_CQL_PORT  the nodes' port      (9042)
+#   BUHO_CQL_RUN     data and logs of the nodes     (<cache>/run)       BUHO_CQL_HEAP  memory of each node  (512m)
+#   BUHO_CQL_NET     nodes are 1 to 3 of this net   (127.0.0)           BUHO_CQL_WAIT  seconds for a start  (180)
+#   BUHO_CQL_SYNC    batch: what is acknowledged is on the disk; periodic: it is within 10 s (periodic)
+#   BUHO_CQL_LOGIN   1: a user and a password are asked for, cassandra and cassandra at first
+#   BUHO_CQL_GUARD   stop all by itself when nobody has held a lock on <run>/users for so many seconds
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+CACHE=$(realpath -m "${BUHO_CQL_CACHE:-${CARGO_TARGET_DIR:-$HERE/../../target}/cql}")
+RUN=$(realpath -m "${BUHO_CQL_RUN:-$CACHE/run}")
+NET=${BUHO_CQL_NET:-127.0.0}
+PORT=${BUHO_CQL_PORT:-9042}
+SYNC=${BUHO_CQL_SYNC:-periodic}
+HEAP=${BUHO_CQL_HEAP:-512m}
+LOGIN=${BUHO_CQL_LOGIN:-0}
+WAIT=${BUHO_CQL_WAIT:-180}
+GUARD=${BUHO_CQL_GUARD:-}
+# Even shares of the ring for three.
+TOKENS=(-9223372036854775808 -3074457345618258603 3074457345618258602)
+NEEDS='install Java 17 and Maven (Debian: apt-get install openjdk-17-jre-headless maven)'
+
+. "$HERE/cassandra.sh"
+
+die() { printf 'cql: %s\n' "$*" >&2; exit 1; }
+
+# The Java that Cassandra 5 runs on, even where another one is the default.
+java17() {
+    local java
+    for java in "${JAVA_HOME:-}/bin/java" java /usr/lib/jvm/*17*/bin/java; do
+        if "$java" -version 2>&1 | grep -q 'version "17\.'; then echo "$java"; return; fi
+    done
+    die "Java 17 is not here: $NEEDS"
+}
+
+install() {
+    local fetched="$CACHE/fetched" wanted try
+    java17 >/dev/null
+    mkdir -p "$CACHE"
+    wanted=$(cksum <"$HERE/pom.xml")
+    exec 8>"$CACHE/fetching"
+    flock 8
+    if [[ -s $fetched && $(<"$fetched") == "$wanted" ]]; then exec 8>&-; return; fi
+    command -v mvn >/dev/null || die "Maven is not here: $NEEDS"
+    rm -rf "$CACHE/lib"
+    for try in 1 2 3; do
+        # -C refuses a jar whose checksum is not the published one. The pom is copied so that nothing is written beside it.
+        cp "$HERE/pom.xml" "$CACHE/pom.xml"
+        mvn -B -q -C -f "$CACHE/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$CACHE/lib" && break
+        ((try < 3)) || die 'Maven could not fetch the server'
+        sleep 5
+    done
+    echo "$wanted" >"$fetched"
+    exec 8>&-
+}
+
+nodes() { local dir; for dir in "$RUN"/n[1-3]; do [[ -d $dir ]] && echo "${dir##*/n}"; done; true; }
+
+# The process of a node, if it runs.
+process() {
+    local pid
+    [[ -s $RUN/n$1/pid ]] && pid=$(<"$RUN/n$1/pid") || return 1
+    ps -o args= -p "$pid" 2>/dev/null | grep -q CassandraDaemon && echo "$pid"
+}
+
+bytes() { printf '%08x' "$1" | sed 's/../\\x&/g'; }
+
+# Asks node N a query with a consistency and says what kind of answer came: 0 an error, 8 rows, 3 a wish for a login.
+ask() {
+    local kind
+    exec 3<>"/dev/tcp/$NET.$1/$PORT" || return
+    # Protocol 4: STARTUP with {CQL_VERSION: 3.0.0}, then QUERY with a text, a consistency and no flags.
+    printf '\x04\x00\x00\x00\x01\x00\x00\x00\x16\x00\x01\x00\x0bCQL_VERSION\x00\x053.0.0' >&3
+    kind=$(answered) || return
+    if ((kind == 2)); then
+        printf "\\x04\\x00\\x00\\x00\\x07$(bytes $((${#3} + 7)))$(bytes ${#3})%s\\x00\\x0$2\\x00" "$3" >&3
+        kind=$(answered) || return
+    fi
+    echo "$kind"
+}
+# The head of an answer is nine bytes, the fifth of which is its kind.
+answered() {
+    local head
+    head=$(timeout 15 head -c 9 <&3 | od -An -v -tu1)
+    set -- $head
+    [[ $# == 9 ]] && echo "$5"
+}
+answers() { local kind; kind=$(ask "$@" 2>/dev/null) && [[ $kind == 8 || $kind == 3 ]]; }
+is_up() { answers "$1" 1 'SELECT release_version FROM system.local'; }
+# A read of all replicas of a table that each of three nodes has fails while the node that is asked misses one.
+sees_all() { answers "$1" 5 'SELECT parent_id FROM system_distributed.parent_repair_history LIMIT 1'; }
+
+until_so() {
+    local end=$((SECONDS + WAIT)) node=$2
+    until "$@"; do
+        process "$node" >/dev/null || { tail -n 20 "$RUN/n$node/log" >&2; die "node $node ended"; }
+        ((SECONDS < end)) || { tail -n 20 "$RUN/n$node/log" >&2; die "node $node is not ready after $WAIT s"; }
+        sleep 0.5
+    done
+}
+
+start_one() {
+    local node=$1 dir="$RUN/n$1" java jamm seeds
+    ((node >= 1 && node <= 3)) || die 'nodes are 1, 2 and 3'
+    if ! process "$node" >/dev/null; then
+        java=$(java17)
+        mkdir -p "$dir"
+        [[ $(<"$RUN/total") == 3 ]] && seeds="$NET.1:7000,$NET.2:7000,$NET.3:7000" || seeds="$NET.1:7000"
+        configuration "$dir" "$NET.$node" "${TOKENS[node - 1]}" "$seeds" >"$dir/cassandra.yaml"
+        jamm=$(compgen -G "$CACHE/lib/jamm-*.jar")
+        setsid "$java" "@$HERE/jvm.args" "-Xms$HEAP" "-Xmx$HEAP" "-javaagent:$jamm" \
+            "-Djava.io.tmpdir=$dir" "-Djna.tmpdir=$dir" "-XX:ErrorFile=$dir/crash" \
+            "-Dlogback.configurationFile=$HERE/logback.xml" "-Dcassandra.config=file://$dir/cassandra.yaml" \
+            "-Dcassandra.storagedir=$dir" "-Dcassandra.logdir=$dir" \
+            -cp "$CACHE/lib/*" org.apache.cassandra.service.CassandraDaemon \
+            </dev/null >>"$dir/log" 2>&1 8>&- 9>&- &
+        echo $! >"$dir/pid"
+    fi
+    until_so is_up "$node"
+}
+
+start() {
+    local total=$1 node
+    [[ $total == 1 || $total == 3 ]] || die 'one node or three'
+    install
+    mkdir -p "$RUN"
+    # Two starts at once are one.
+    exec 9>"$RUN/starting"
+    flock 9
+    echo "$total" >"$RUN/total"
+    for ((node = 1; node <= total; node++)); do start_one "$node"; done
+    ((total == 1)) || for ((node = 1; node <= total; node++)); do until_so sees_all "$node"; done
+    [[ -z $GUARD ]] || setsid "$0" guard </dev/null >/dev/null 2>&1 8>&- 9>&- &
+}
+
+# Tests cannot be relied on to stop what they started: they hold a lock, which ends with them whatever happens.
+guard() {
+    local idle=0
+    exec 7>"$RUN/guarding"
+    flock -n 7 || exit 0
+    while true; do
+        sleep 1
+        if flock -n "$RUN/users" true; then idle=$((idle + 1)); else idle=0; fi
+        # Whoever comes while it is wiped waits for the lock, and finds nothing running.
+        if ((idle >= GUARD)) && flock -n "$RUN/users" "$0" wipe; then exit 0; fi
+    done
+}
+
+signal() {
+    local node pid
+    for node in ${2:-$(nodes)}; do
+        if pid=$(process "$node"); then kill "-$1" "$pid"; fi
+    done
+}
+ended() {
+    local node end=$((SECONDS + 30))
+    for node in ${1:-$(nodes)}; do
+        while process "$node" >/dev/null; do
+            ((SECONDS < end)) || signal KILL "$node"
+            sleep 0.1
+        done
+        rm -f "$RUN/n$node/pid"
+    done
+}
+status() {
+    local node
+    for node in $(nodes); do
+        if ! process "$node" >/dev/null; then echo "$node $NET.$node:$PORT is stopped"
+        elif is_up "$node"; then echo "$node $NET.$node:$PORT answers"
+        else echo "$node $NET.$node:$PORT does not answer"
+        fi
+    done
+}
+
+case ${1:-} in
+    install) install ;;
+    start) start "${2:-1}" ;;
+    start-one) start_one "${2:?a node}" ;;
+    stop) signal TERM "${2:-}"; ended "${2:-}" ;;
+    kill) signal KILL "${2:-}"; ended "${2:-}" ;;
+    pause) signal STOP "${2:-}" ;;
+    resume) signal CONT "${2:-}" ;;
+    status) status ;;
+    wipe) signal KILL; ended; rm -rf "$RUN"/n[1-3] ;;
+    guard) guard ;;
+    *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;;
+esac
