@@ -40,7 +40,7 @@ die() { printf 'cql: %s\n' "$*" >&2; exit 1; }
 java17() {
     local java
     for java in "${JAVA_HOME:-}/bin/java" java /usr/lib/jvm/*17*/bin/java; do
-        if "$java" -version 2>&1 | grep -q 'version "17\.'; then echo "$java"; return; fi
+        if [[ $("$java" -version 2>&1) == *'version "17.'* ]]; then echo "$java"; return; fi
     done
     die "Java 17 is not here: $NEEDS"
 }
@@ -72,7 +72,7 @@ nodes() { local dir; for dir in "$RUN"/n[1-3]; do [[ -d $dir ]] && echo "${dir##
 process() {
     local pid
     [[ -s $RUN/n$1/pid ]] && pid=$(<"$RUN/n$1/pid") || return 1
-    ps -o args= -p "$pid" 2>/dev/null | grep -q CassandraDaemon && echo "$pid"
+    [[ $(ps -o args= -p "$pid" 2>/dev/null) == *CassandraDaemon* ]] && echo "$pid"
 }
 
 bytes() { printf '%08x' "$1" | sed 's/../\\x&/g'; }
@@ -142,7 +142,7 @@ start() {
     echo "$total" >"$RUN/total"
     for ((node = 1; node <= total; node++)); do start_one "$node"; done
     ((total == 1)) || for ((node = 1; node <= total; node++)); do until_so sees_all "$node"; done
-    [[ -z $GUARD ]] || setsid "$0" guard </dev/null >/dev/null 2>&1 8>&- 9>&- &
+    if [[ -n $GUARD ]]; then setsid "$0" guard </dev/null >/dev/null 2>&1 8>&- 9>&- & fi
 }
 
 # Tests cannot be relied on to stop what they started: they hold a lock, which ends with them whatever happens.
