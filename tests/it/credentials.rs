@@ -311,6 +311,32 @@ async fn verified(client: &Client, token: &str) -> Value {
         .claims
 }
 
+async fn a_key_tells_when_and_from_where_it_was_last_used() {
+    let mut house = House::open().await;
+    let quiet = house.key("events:read").await;
+    let path = format!("/v1/keys/{}", quiet.key_id());
+    let key = house.get(&path).await.expect(200);
+    assert_eq!(
+        (&key["last_used_at"], &key["last_used_ip"]),
+        (&Value::Null, &Value::Null)
+    );
+    quiet.get("/v1/me").await.expect(200);
+    let key = house.get(&path).await.expect(200);
+    assert_eq!(key["last_used_ip"], "127.0.0.1", "{key}");
+    let used = key["last_used_at"].as_str().unwrap().to_owned();
+    assert!(
+        key["created_at"].as_str().unwrap() <= used.as_str(),
+        "{key}"
+    );
+    house.restart().await;
+    let listed = house.get("/v1/keys").await.expect(200);
+    let items = listed["items"].as_array().unwrap();
+    let listed = items.iter().find(|it| it["id"] == key["id"]).unwrap();
+    assert_eq!(listed["last_used_at"], used, "it outlives a restart");
+    house.delete(&path).await.expect(204);
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     me_tells_what_a_credential_may_do,
     a_secret_has_the_published_form,
@@ -323,4 +349,5 @@ pub(crate) const CASES: &[Case] = cases![
     the_published_keys_are_public_ones_only,
     a_ticket_opens_one_socket,
     a_ticket_is_narrow_and_ends_with_its_key,
+    a_key_tells_when_and_from_where_it_was_last_used,
 ];

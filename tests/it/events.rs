@@ -1,9 +1,13 @@
 //! The log over HTTP: long poll, one entry, named consumers.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::house::{Case, Device, House, cases, cursor_of, cursor_place, person, phone, read_log};
+use crate::house::{
+    Case, Device, House, cases, cursor_of, cursor_place, person, phone, read_log, until,
+};
 
 async fn the_log_has_no_holes_and_every_entry_its_form() {
     let house = House::open().await;
@@ -386,6 +390,38 @@ fn only_device(device: &Device) -> Box<dyn Fn(&Value) -> bool> {
     Box::new(move |it| it["device"] == id)
 }
 
+async fn what_is_older_than_its_retention_is_gone_and_readers_are_told() {
+    let mut house = House::open().await;
+    let device = house.device("one").await;
+    let old = house.get("/v1/events?after=oldest").await.expect(200)["oldest"].take();
+    let old = old.as_str().unwrap();
+    device.send(&phone(1), "early").await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    house.restart_with("streams.retention_seconds = 1").await;
+    let path = format!("/v1/events?after={old}");
+    until("the old events are gone", async || {
+        house.get(&path).await.status == 410
+    })
+    .await;
+    let problem = house.get(&path).await.problem(410, "cursor_gone");
+    assert_eq!(problem["reason"], "trimmed", "{problem}");
+    let late = device.send(&phone(1), "late").await;
+    let kept = read_log(&house, problem["oldest"].as_str().unwrap()).await;
+    assert!(kept.iter().any(|it| it["data"]["id"] == late["id"]));
+    assert!(
+        kept.iter()
+            .all(|it| it["data"]["content"]["text"] != "early")
+    );
+    let mut socket = house.socket().await;
+    let wish = json!({"op": "subscribe", "id": 1, "filter": {}, "after": old});
+    socket.send(&wish).await;
+    assert_eq!(socket.until_op("reset").await["reason"], "trimmed");
+    socket.close().await;
+    let history = device.history(&person(1)).await;
+    assert_eq!(history.len(), 2, "messages stay");
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     the_log_has_no_holes_and_every_entry_its_form,
     one_entry_is_read_by_its_id,
@@ -401,4 +437,5 @@ pub(crate) const CASES: &[Case] = cases![
     oldest_is_itself_a_cursor,
     an_entry_needs_events_read_and_its_family,
     a_consumer_is_listed_with_its_place,
+    what_is_older_than_its_retention_is_gone_and_readers_are_told,
 ];

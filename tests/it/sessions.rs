@@ -1,8 +1,10 @@
 //! The life of a connection: pairing, connecting, stopping, and what tells of it.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
-use crate::house::{Case, Device, House, cases, phone, until, until_some};
+use crate::house::{Case, Device, House, cases, phone, read_log, until, until_some};
 
 async fn pairing_goes_through_its_states_and_each_is_an_event() {
     let house = House::open().await;
@@ -290,6 +292,29 @@ fn is_path(states: &[&str], stops: &[&str]) -> bool {
     stops.iter().all(|stop| rest.any(|state| state == stop))
 }
 
+async fn codes_change_until_nobody_wants_them_any_more() {
+    let settings = "simulator.qr_first_ms = 150\nsimulator.qr_next_ms = 50";
+    let house = House::open_with(settings).await;
+    let device = house.fresh_device("one").await;
+    let head = house.head().await;
+    device.post("/connect", json!({})).await.success();
+    device.until_state("disconnected").await;
+    let log = read_log(&house, &head).await;
+    let codes: Vec<&str> = log
+        .iter()
+        .filter(|it| it["type"] == "device.qr")
+        .filter_map(|it| it["data"]["code"].as_str())
+        .collect();
+    let unlike: HashSet<&str> = codes.iter().copied().collect();
+    assert!(1 < codes.len() && unlike.len() == codes.len(), "{codes:?}");
+    let session = device.get("/session").await.expect(200);
+    assert_eq!(session["reason"], "pairing_timeout", "{session}");
+    device.get("/qr").await.problem(409, "state_conflict");
+    device.post("/connect", json!({})).await.success();
+    device.until_state("pairing").await;
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     pairing_goes_through_its_states_and_each_is_an_event,
     connect_answers_at_once_and_shows_the_code,
@@ -306,4 +331,5 @@ pub(crate) const CASES: &[Case] = cases![
     a_session_tells_when_something_last_came_in_and_was_acknowledged,
     wishes_survive_a_restart_of_the_gateway,
     a_deleted_devices_session_is_absent,
+    codes_change_until_nobody_wants_them_any_more,
 ];

@@ -13,7 +13,7 @@ use crate::door::{Reply, report};
 use crate::model::{Chat, Direction, EntryDraft, Jid, Message, MessageId};
 use crate::ports::connector::{IncomingMessage, Taken};
 use crate::ports::{
-    Answer, Claim, Clock, Done, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Write,
+    Answer, Claim, Clock, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Write,
 };
 
 pub(super) struct ChatActor;
@@ -355,7 +355,7 @@ impl Chatting {
         );
     }
 
-    /// Hands a job to the writer. A job that is refused answers through its own `done`, as one that was never taken.
+    /// Hands a job to the writer, which tells `done` also where it refuses the job.
     fn submit(
         &mut self,
         writes: Vec<Write>,
@@ -363,29 +363,15 @@ impl Chatting {
         claim: Option<(Claim, Answer)>,
         done: impl FnOnce(Outcome) + Send + 'static,
     ) {
-        let refused = Arc::new(parking_lot::Mutex::new(Some(done)));
-        let taken = Arc::clone(&refused);
-        let done: Done = Box::new(move |outcome| {
-            if let Some(done) = taken.lock().take() {
-                done(outcome);
-            }
-        });
-        match self.store.submit(
-            self.home.tenant,
-            Job {
-                writes,
-                entries,
-                claim,
-                done,
-            },
-        ) {
+        let job = Job {
+            writes,
+            entries,
+            claim,
+            done: Box::new(done),
+        };
+        match self.store.submit(self.home.tenant, job) {
             Ok(ticket) => self.trace.ticket.store(ticket.0, Ordering::Release),
-            Err(error) => {
-                self.is_gone = true;
-                if let Some(done) = refused.lock().take() {
-                    done(Outcome::Failed(StoreError::from(error)));
-                }
-            }
+            Err(_refused) => self.is_gone = true,
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::model::{
     SessionChange, Timestamp,
 };
 use crate::ports::connector::{Deps, DeviceLink, Session, Start, Stop, Typing};
-use crate::ports::{Done, Job, Outcome, StoreHealth, Write};
+use crate::ports::{Done, Job, Outcome, StoreError, StoreHealth, Write};
 
 pub(super) struct DeviceActor;
 
@@ -410,18 +410,14 @@ impl Working {
             let _heard = report(&myself, DeviceMsg::Saved(outcome));
         });
         self.saving = true;
-        match self.shared.store().submit(
-            self.shared.tenant(),
-            Job {
-                writes,
-                entries,
-                claim: None,
-                done,
-            },
-        ) {
-            Ok(_) => self.in_save = self.changes.len(),
-            Err(_refused) => self.save_again_soon(),
-        }
+        self.in_save = self.changes.len();
+        let job = Job {
+            writes,
+            entries,
+            claim: None,
+            done,
+        };
+        let _told = self.shared.store().submit(self.shared.tenant(), job);
     }
 
     fn save_again_soon(&mut self) {
@@ -446,6 +442,10 @@ impl Working {
                 } else {
                     self.save();
                 }
+            }
+            Outcome::Failed(StoreError::Refused(_)) => {
+                self.in_save = 0;
+                self.save_again_soon();
             }
             Outcome::Failed(error) => {
                 tracing::error!(device = %self.shared.id(), %error, "state of the device could not be saved");
@@ -544,10 +544,7 @@ impl Working {
         }
     }
 
-    fn page_read(
-        &mut self,
-        page: Result<Vec<Arc<crate::model::MessageBody>>, crate::ports::StoreError>,
-    ) {
+    fn page_read(&mut self, page: Result<Vec<Arc<crate::model::MessageBody>>, StoreError>) {
         self.reading = false;
         match page {
             Ok(page) => {

@@ -231,7 +231,8 @@ pub enum Outcome {
     Failed(StoreError),
 }
 
-/// Runs once, on the writer's thread, after the commit: it must be quick and must not block.
+/// Runs once, on the writer's thread after the commit, or on the caller's where the job is refused: it must be quick and
+/// must not block.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 
 /// What is to be written at once or not at all.
@@ -242,7 +243,7 @@ pub struct Job {
     pub entries: Vec<EntryDraft>,
     /// The key under which the answer is kept.
     pub claim: Option<(Claim, Answer)>,
-    /// Told what became of it.
+    /// Told what became of it, also where it is not taken.
     pub done: Done,
 }
 
@@ -277,7 +278,7 @@ pub trait Writer: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]: nothing is stored, and `done` is dropped without being called.
+    /// [`SubmitError`]: nothing is stored, and `done` was told so before this returned.
     fn submit(&self, tenant: TenantId, job: Job) -> Result<Ticket, SubmitError>;
 
     /// Waits until the job with this ticket, and so every earlier one of the tenant, is settled.

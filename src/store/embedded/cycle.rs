@@ -180,12 +180,16 @@ impl<'a> Cycle<'a> {
 
     /// Takes a job in, or turns it down. It is told from `settles` once the commit is through.
     pub(super) fn add(&mut self, queued: Queued, settles: &mut Vec<Settle>) {
-        let Queued { slot, ticket, job } = queued;
+        let Queued {
+            slot,
+            ticket,
+            job,
+            done,
+        } = queued;
         let Encoded {
             rows,
             entries,
             claim,
-            done,
             is_orphan,
             ..
         } = job;

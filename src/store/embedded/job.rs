@@ -1,7 +1,7 @@
 //! A job as the writer wants it: rows encoded by whoever submits, so that the writer's one thread only places and writes.
 
 use actors::model::{DeviceId, EntryDraft, Timestamp};
-use actors::ports::{Answer, Claim, Done, Job, Write};
+use actors::ports::{Answer, Claim, Write};
 
 use super::engine::Space;
 use super::keys::{self, Part, Place};
@@ -116,8 +116,6 @@ pub(super) struct Encoded {
     pub(super) entries: Vec<(EntryDraft, Vec<u8>)>,
     /// The claim.
     pub(super) claim: Option<Claimed>,
-    /// Told what became of it.
-    pub(super) done: Done,
     /// Whether a row belongs to a device that is not known.
     pub(super) is_orphan: bool,
     weight: usize,
@@ -130,21 +128,26 @@ impl Encoded {
     }
 
     /// Encodes a job of a tenant.
-    pub(super) fn of(tenants: &Tenants, slot: &Slot, job: Job) -> Result<Self, EncodeError> {
+    pub(super) fn of(
+        tenants: &Tenants,
+        slot: &Slot,
+        writes: Vec<Write>,
+        entries: Vec<EntryDraft>,
+        claim: Option<(Claim, Answer)>,
+    ) -> Result<Self, EncodeError> {
         let mut rows = Rows {
             tenants,
             slot,
-            rows: Vec::with_capacity(job.writes.len() + 4),
+            rows: Vec::with_capacity(writes.len() + 4),
             is_orphan: false,
         };
-        for write in job.writes {
+        for write in writes {
             rows.add(write)?;
         }
         let Rows {
             rows, is_orphan, ..
         } = rows;
-        let entries: Vec<_> = job
-            .entries
+        let entries: Vec<_> = entries
             .into_iter()
             .map(|it| (rows::entry(&it), it))
             .map(|(row, draft)| (draft, row))
@@ -160,7 +163,7 @@ impl Encoded {
                 answer,
             })
         };
-        let claim = job.claim.map(keep).transpose()?;
+        let claim = claim.map(keep).transpose()?;
         let of_rows: usize = rows.iter().map(Row::weight).sum();
         let of_entries: usize = entries
             .iter()
@@ -172,7 +175,6 @@ impl Encoded {
             rows,
             entries,
             claim,
-            done: job.done,
             is_orphan,
             weight,
         })

@@ -28,10 +28,10 @@ impl Store {
         CURRENT.scope(self, case).await;
     }
 
-    /// The section of the configuration that puts a gateway on this store.
-    pub(super) fn section(self, data: &Path) -> String {
+    /// The lines of the configuration that put a gateway on this store.
+    pub(super) fn settings(self, data: &Path) -> String {
         match self {
-            Self::Embedded => format!("[store]\npath = \"{}\"\n", data.display()),
+            Self::Embedded => format!("store.path = \"{}\"\n", data.display()),
         }
     }
 }
