@@ -54,7 +54,7 @@ install() {
     flock 8
     if [[ -s $fetched && $(<"$fetched") == "$wanted" ]]; then exec 8>&-; return; fi
     command -v mvn >/dev/null || die "Maven is not here: $NEEDS"
-    rm -rf "$CACHE/lib"
+    rm -rf "${CACHE:?}/lib"
     for try in 1 2 3; do
         # -C refuses a jar whose checksum is not the published one. The pom is copied so that nothing is written beside it.
         cp "$HERE/pom.xml" "$CACHE/pom.xml"
@@ -75,6 +75,9 @@ process() {
     [[ $(ps -o args= -p "$pid" 2>/dev/null) == *CassandraDaemon* ]] && echo "$pid"
 }
 
+# A process that ends loses its arguments before its last thread (`l`) and with it its sockets.
+is_going() { local state; state=$(ps -o stat= -p "$(cat "$RUN/n$1/pid" 2>/dev/null)" 2>/dev/null) && [[ $state != Z* || $state == *l* ]]; }
+
 bytes() { printf '%08x' "$1" | sed 's/../\\x&/g'; }
 
 # Asks node N a query with a consistency and says what kind of answer came: 0 an error, 8 rows, 3 a wish for a login.
@@ -94,8 +97,8 @@ ask() {
 answered() {
     local head
     head=$(timeout 15 head -c 9 <&3 | od -An -v -tu1)
-    set -- $head
-    [[ $# == 9 ]] && echo "$5"
+    read -ra head <<<"$head"
+    ((${#head[@]} == 9)) && echo "${head[4]}"
 }
 answers() { local kind; kind=$(ask "$@" 2>/dev/null) && [[ $kind == 8 || $kind == 3 ]]; }
 is_up() { answers "$1" 1 'SELECT release_version FROM system.local'; }
@@ -150,7 +153,8 @@ guard() {
     local idle=0
     exec 7>"$RUN/guarding"
     flock -n 7 || exit 0
-    while true; do
+    # A folder that was deleted has nothing left to guard.
+    while [[ -d $RUN ]]; do
         sleep 1
         if flock -n "$RUN/users" true; then idle=$((idle + 1)); else idle=0; fi
         # Whoever comes while it is wiped waits for the lock, and finds nothing running.
@@ -167,7 +171,7 @@ signal() {
 ended() {
     local node end=$((SECONDS + 30))
     for node in ${1:-$(nodes)}; do
-        while process "$node" >/dev/null; do
+        while process "$node" >/dev/null || is_going "$node"; do
             ((SECONDS < end)) || signal KILL "$node"
             sleep 0.1
         done

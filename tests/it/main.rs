@@ -12,6 +12,7 @@ mod house;
 
 mod batch;
 mod chats;
+mod cluster;
 mod conventions;
 mod credentials;
 mod devices;
@@ -31,15 +32,16 @@ mod ws;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, run};
+use libtest_mimic::{Arguments, Trial, run};
 
-use house::{Case, Store};
+use house::{Case, Store, say};
 
 /// The suites: a case that stands in none of them is dead code, which clippy refuses.
 const SUITES: &[&[&[Case]]] = &[
     &[
         batch::CASES,
         chats::CASES,
+        cluster::CASES,
         conventions::CASES,
         credentials::CASES,
         devices::CASES,
@@ -61,8 +63,19 @@ const SUITES: &[&[&[Case]]] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases = SUITES.iter().copied().flatten().copied().flatten();
-    let on = |store: Store| cases.clone().filter_map(move |case| case.trial(store));
-    let trials = Store::ALL.into_iter().flat_map(on).collect();
-    run(&arguments, trials).exit_code()
+    let mut trials = Vec::new();
+    let mut absences = Vec::new();
+    for store in Store::ALL {
+        let cases = SUITES.iter().copied().flatten().copied().flatten();
+        let of_store: Vec<_> = cases.filter_map(|case| case.trial(store)).collect();
+        let is_wanted = |trial| !arguments.list && !arguments.is_filtered_out(trial);
+        let absence = of_store.iter().any(is_wanted).then(|| store.absence());
+        let absence = absence.flatten();
+        let ignoring = |trial: Trial| trial.with_ignored_flag(absence.is_some());
+        trials.extend(of_store.into_iter().map(ignoring));
+        absences.extend(absence.map(|reason| format!("cases on `{store}` were ignored: {reason}")));
+    }
+    let conclusion = run(&arguments, trials);
+    absences.iter().for_each(|line| say(line));
+    conclusion.exit_code()
 }

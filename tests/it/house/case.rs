@@ -52,6 +52,12 @@ impl Case {
         self
     }
 
+    /// It is about what becomes of a gateway when its CQL server is in trouble.
+    pub(crate) const fn cql(mut self) -> Self {
+        self.stores = &[Store::Cql];
+        self
+    }
+
     /// The case on one store, where that makes sense: `embedded::messages::a_sent_message_is_told`.
     pub(crate) fn trial(self, store: Store) -> Option<Trial> {
         let (_, path) = self.path.split_once("::")?;

@@ -6,12 +6,15 @@
 mod answer;
 mod case;
 mod client;
+mod cluster;
 mod device;
 mod handshake;
 mod history;
 mod operator;
 mod proxy;
 mod raw;
+#[path = "../../cql/server.rs"]
+mod server;
 mod socket;
 mod sse;
 mod store;
@@ -20,6 +23,7 @@ mod wait;
 pub(crate) use answer::Answer;
 pub(crate) use case::{Case, cases};
 pub(crate) use client::{Base, Client};
+pub(crate) use cluster::Cluster;
 pub(crate) use device::{Device, person, phone, text};
 pub(crate) use handshake::Codec;
 pub(crate) use history::{cursor_of, cursor_place, ladder, read_log, walk};
@@ -28,7 +32,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use raw::RawSocket;
 pub(crate) use socket::{Heard, Socket};
 pub(crate) use sse::Sse;
-pub(crate) use store::Store;
+pub(crate) use store::{Store, cql_settings};
 pub(crate) use wait::{Dice, PATIENCE, option, say, seed, until, until_some};
 
 use std::ops::Deref;
@@ -43,25 +47,34 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub(crate) struct House {
     folder: TempDir,
+    /// The settings that lead to its store.
+    store: String,
     gateway: Option<Gateway>,
     client: Client,
 }
 
 impl House {
-    /// Starts a gateway on an empty folder and makes a tenant.
+    /// Starts a gateway on an empty store of the case's kind and makes a tenant.
     pub(crate) async fn open() -> Self {
         Self::open_with("").await
     }
 
     /// As [`Self::open`], with more settings, such as `chats.idle_ms = 1`.
     pub(crate) async fn open_with(settings: &str) -> Self {
+        Self::open_on(|data| Store::current().settings(data), settings).await
+    }
+
+    /// As [`Self::open_with`], on a store that is told by its settings for a data folder.
+    pub(crate) async fn open_on(store: impl FnOnce(&Path) -> String, settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the store");
-        let gateway = start(&data(&folder), settings).await;
+        let store = store(&data(&folder));
+        let gateway = start(&store, settings).await;
         let base = Base::default();
         base.set(&format!("http://{}", gateway.address()));
         let client = Operator::at(&data(&folder)).tenant("house", &base).await;
         Self {
             folder,
+            store,
             gateway: Some(gateway),
             client,
         }
@@ -99,7 +112,7 @@ impl House {
             .await
     }
 
-    /// Stops the gateway and starts it again on the same folder; all clients of the house find it.
+    /// Stops the gateway and starts it again on the same store; all clients of the house find it.
     pub(crate) async fn restart(&mut self) {
         self.restart_with("").await;
     }
@@ -108,7 +121,7 @@ impl House {
     pub(crate) async fn restart_with(&mut self, settings: &str) {
         let running = self.gateway.take().expect("the house is open");
         running.stop().await;
-        let gateway = start(&data(&self.folder), settings).await;
+        let gateway = start(&self.store, settings).await;
         self.base().set(&format!("http://{}", gateway.address()));
         self.gateway = Some(gateway);
     }
@@ -142,8 +155,7 @@ fn data(folder: &TempDir) -> PathBuf {
     folder.path().join("data")
 }
 
-async fn start(data: &Path, settings: &str) -> Gateway {
-    let store = Store::current().settings(data);
+async fn start(store: &str, settings: &str) -> Gateway {
     let toml = format!("server.listen = \"127.0.0.1:0\"\n{store}{settings}\n");
     let config = Config::from_toml(&toml).expect("the configuration is valid");
     Gateway::start(config).await.expect("the gateway starts")

@@ -1,26 +1,42 @@
 //! Which store the gateways of a case stand on.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use tokio::task_local;
+
+use super::server;
 
 task_local! {
     static CURRENT: Store;
 }
 
+/// Makes names that no other test run has.
+static RUN: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 /// A kind of store that the suites run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
     Embedded,
+    Cql,
 }
 
 impl Store {
-    pub(crate) const ALL: [Self; 1] = [Self::Embedded];
+    pub(crate) const ALL: [Self; 2] = [Self::Embedded, Self::Cql];
 
     /// The store of the case that runs.
     pub(crate) fn current() -> Self {
         CURRENT.get()
+    }
+
+    /// Why its cases cannot run here and need not.
+    pub(crate) fn absence(self) -> Option<&'static str> {
+        match self {
+            Self::Embedded => None,
+            Self::Cql => server::absence(),
+        }
     }
 
     /// Runs a case on this store.
@@ -28,18 +44,32 @@ impl Store {
         CURRENT.scope(self, case).await;
     }
 
-    /// The lines of the configuration that put a gateway on this store.
-    pub(super) fn settings(self, data: &Path) -> String {
+    /// The lines of the configuration that put a gateway with this data folder on this store.
+    pub(crate) fn settings(self, data: &Path) -> String {
         match self {
-            Self::Embedded => format!("store.path = \"{}\"\n", data.display()),
+            Self::Embedded => format!("store.path = \"{}\"
+", data.display()),
+            Self::Cql => cql_settings(data, server::contact_points()),
         }
     }
+}
+
+/// A CQL store at these servers. All gateways share a keyspace, since making tables is slow; each data folder stands
+/// for a cluster of its own in it.
+pub(crate) fn cql_settings(data: &Path, contact_points: &[String]) -> String {
+    let cluster = RUN.hash_one(data);
+    format!(
+        "store.path = \"{}\"\nstore.kind = \"cql\"\nstore.cql.contact_points = {contact_points:?}\n\
+         store.cql.keyspace = \"buho_test\"\nstore.cql.replication = \"1\"\nstore.cql.cluster = \"test-{cluster:016x}\"\n",
+        data.display()
+    )
 }
 
 impl fmt::Display for Store {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Embedded => "embedded",
+            Self::Cql => "cql",
         })
     }
 }

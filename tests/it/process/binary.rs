@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
-use crate::house::{Base, Client, Operator};
+use crate::house::{Base, Client, Operator, Store};
 
 /// How long the binary may take to say that it listens.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -75,11 +75,14 @@ impl Binary {
         Self::start(command, data).await
     }
 
-    /// Starts any command that runs the gateway on that folder; a process that ends instead of listening fails the test.
+    /// Starts any command that runs the gateway on that folder, and on the case's store; a process that ends instead of listening fails the test.
     pub(crate) async fn start(mut command: Command, data: &Path) -> Self {
-        let log = data.with_extension("stderr");
+        let (log, config) = (data.with_extension("stderr"), data.with_extension("toml"));
         fs::create_dir_all(log.parent().unwrap()).unwrap();
+        fs::write(&config, Store::current().settings(data)).unwrap();
         command
+            .arg("--config")
+            .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);

@@ -120,7 +120,7 @@ pub(crate) const CASES: &[Case] = cases![
     the_environment_is_taken_and_an_argument_wins,
     a_store_in_use_is_3_and_the_first_goes_on.embedded(),
     a_folder_that_is_a_file_is_3.embedded(),
-    an_address_in_use_is_1,
+    an_address_in_use_is_1.embedded(),
     a_socket_path_too_long_is_2_and_names_the_option.embedded(),
     the_operators_socket_is_for_its_owner_alone_and_a_stale_one_blocks_nothing,
 ];

@@ -1,0 +1,74 @@
+//! CQL servers of a case's own, apart from the one that all share, to do harm to.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+
+use super::server::Lease;
+
+/// One node or three, on addresses of their own.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    nodes: usize,
+    lease: Arc<Lease>,
+    // Below the lease: it is deleted when nothing runs in it any more.
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts them and waits until each answers and sees the others. Acknowledged writes are on their disks.
+    pub(crate) async fn start(nodes: usize) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the nodes");
+        let lease = Lease::take(&folder.path().join("cql")).unwrap();
+        let cluster = Self {
+            nodes,
+            lease: Arc::new(lease),
+            _folder: folder,
+        };
+        cluster.say("start", nodes).await;
+        cluster
+    }
+
+    /// Where the nodes listen, the first one first.
+    pub(crate) fn contact_points(&self) -> Vec<String> {
+        self.lease.contact_points(self.nodes)
+    }
+
+    /// Ends a node in good order.
+    pub(crate) async fn stop(&self, node: usize) {
+        self.say("stop", node).await;
+    }
+
+    /// SIGKILL to a node.
+    pub(crate) async fn kill(&self, node: usize) {
+        self.say("kill", node).await;
+    }
+
+    /// Starts a node that was stopped or killed, on what it has on its disk, and waits until it answers.
+    pub(crate) async fn start_one(&self, node: usize) {
+        self.say("start-one", node).await;
+    }
+
+    /// Lets a node stand still: its connections stay open and nothing moves on them.
+    pub(crate) async fn pause(&self, node: usize) {
+        self.say("pause", node).await;
+    }
+
+    pub(crate) async fn resume(&self, node: usize) {
+        self.say("resume", node).await;
+    }
+
+    async fn say(&self, verb: &'static str, number: usize) {
+        let lease = Arc::clone(&self.lease);
+        let saying = spawn_blocking(move || lease.say(&[verb, &number.to_string()]));
+        assert_eq!(saying.await.unwrap(), Ok(()), "{verb} {number}");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Where this fails, the nodes end when the lease is seen to be free.
+        let _ = self.lease.say(&["wipe"]);
+    }
+}
