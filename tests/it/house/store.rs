@@ -47,8 +47,11 @@ impl Store {
     /// The lines of the configuration that put a gateway with this data folder on this store.
     pub(crate) fn settings(self, data: &Path) -> String {
         match self {
-            Self::Embedded => format!("store.path = \"{}\"
-", data.display()),
+            Self::Embedded => format!(
+                "store.path = \"{}\"
+",
+                data.display()
+            ),
             Self::Cql => cql_settings(data, server::contact_points()),
         }
     }
