@@ -18,11 +18,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::config::StoreKind;
 use crate::connector::simulator::{Simulator, SimulatorOptions};
 use crate::credentials::Credentials;
 use crate::http::{self, Api, ApiState, ServeLimits};
 use crate::operator::{OperatorDesk, OperatorSocket, SocketError};
-use crate::store::{EmbeddedOptions, EmbeddedStore, OpenError};
+use crate::store::{CqlOpenError, CqlOptions, CqlStore, EmbeddedOptions, EmbeddedStore, OpenError};
 use crate::telemetry::Metrics;
 use crate::ws::Sockets;
 
@@ -33,12 +34,11 @@ const GRACE_SHARE: f64 = 0.4;
 const SOCKETS_END_MAX: Duration = Duration::from_secs(6);
 
 /// A running gateway. Tests and `main` start it in the same way.
-#[derive(Debug)]
 pub struct Gateway {
     address: SocketAddr,
     api: ApiState,
     node: NodeHandle,
-    store: Arc<EmbeddedStore>,
+    store: Arc<dyn Store>,
     simulator: Arc<Simulator>,
     operator: OperatorSocket,
     stopping: watch::Sender<bool>,
@@ -52,6 +52,9 @@ pub enum StartError {
     /// The store can't be opened.
     #[error("{0}")]
     Store(StoreTrouble),
+    /// The database can't be used.
+    #[error(transparent)]
+    Database(DatabaseTrouble),
     /// The address is taken or not ours.
     #[error("can't listen on {address}: free the address, or choose another with --listen")]
     Listen {
@@ -82,12 +85,17 @@ impl std::fmt::Display for StoreTrouble {
     }
 }
 
+/// Why the database can't be used, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct DatabaseTrouble(CqlOpenError);
+
 impl StartError {
     /// The exit code that stands for it.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Store(_) => 3,
+            Self::Store(_) | Self::Database(_) => 3,
             Self::Listen { .. } | Self::Operator(_) | Self::Credentials(_) | Self::Actors(_) => 1,
         }
     }
@@ -109,6 +117,14 @@ impl Clock for SystemClock {
     }
 }
 
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Gateway {
     /// Starts every part; returns when the API and the operator's socket answer. Devices follow.
     ///
@@ -124,8 +140,7 @@ impl Gateway {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
-        let embedded = open_store(&config, &clock).await?;
-        let store: Arc<dyn Store> = Arc::clone(&embedded) as Arc<dyn Store>;
+        let store = open_store(&config, &clock).await?;
         let base = ConnectorBase {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
@@ -158,7 +173,7 @@ impl Gateway {
         let desk = OperatorDesk {
             node: node.clone(),
             credentials,
-            store,
+            store: Arc::clone(&store),
         };
         let operator = OperatorSocket::open(&config.operator_socket(), Arc::new(desk));
         let operator =
@@ -176,7 +191,7 @@ impl Gateway {
             address,
             api,
             node,
-            store: embedded,
+            store,
             simulator,
             operator,
             stopping,
@@ -204,11 +219,26 @@ impl Gateway {
         self.operator.close().await;
         self.node.stop().await;
         self.simulator.close().await;
-        actors::ports::Writer::close(&*self.store).await;
+        self.store.close().await;
     }
 }
 
-async fn open_store(
+async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {
+    match config.store.kind {
+        StoreKind::Embedded => Ok(open_embedded(config, clock).await?),
+        StoreKind::Cql => {
+            let options = CqlOptions {
+                retention: config.streams.retention(),
+                ring_bytes_max: config.streams.ring_bytes_max,
+                ..CqlOptions::new(config.store.cql.clone())
+            };
+            let opened = Box::pin(CqlStore::open(options, Arc::clone(clock))).await;
+            Ok(opened.map_err(|it| StartError::Database(DatabaseTrouble(it)))?)
+        }
+    }
+}
+
+async fn open_embedded(
     config: &Config,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<EmbeddedStore>, StartError> {

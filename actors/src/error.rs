@@ -53,7 +53,7 @@ impl From<SubmitError> for CommandError {
             SubmitError::Busy => Self::Busy,
             SubmitError::Full => Self::StorageFull,
             SubmitError::Failed => Self::StoreFailed,
-            SubmitError::Closing => Self::Unavailable,
+            SubmitError::Closing | SubmitError::Away => Self::Unavailable,
         }
     }
 }

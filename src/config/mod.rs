@@ -3,6 +3,7 @@
 //! `defaults.toml` is the manual: every option with its default and what it means.
 
 mod check;
+mod cql;
 mod layers;
 mod sections;
 mod show;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use cql::{Consistency, Cql, Replication, ReplicationError, Secret};
 pub use sections::{
     Chats, Devices, Limits, Log, LogFormat, LogLevel, Operator, Outbox, Server, Simulator, Store,
     StoreKind, Streams, Tokens,

@@ -8,6 +8,8 @@ use actors::model::TenantLimits;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::cql::Cql;
+
 /// The HTTP listener and the process around it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +53,8 @@ impl Server {
 pub enum StoreKind {
     /// A store of its own in a folder.
     Embedded,
+    /// ScyllaDB or Apache Cassandra.
+    Cql,
 }
 
 /// The store.
@@ -67,6 +71,8 @@ pub struct Store {
     pub cache_bytes: u64,
     /// Threads that read.
     pub reader_threads: usize,
+    /// The CQL store.
+    pub cql: Cql,
 }
 
 /// The event log and its readers.

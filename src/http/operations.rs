@@ -67,7 +67,7 @@ struct Readiness {
 async fn read_readiness(State(api): State<ApiState>) -> Result<Reply, ApiError> {
     let dur = api.store.durability();
     let health = api.store.health();
-    let away = if health == StoreHealth::Failed {
+    let away = if matches!(health, StoreHealth::Failed | StoreHealth::Away) {
         "store"
     } else if *api.stopping.borrow() {
         "gateway"

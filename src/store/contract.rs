@@ -26,7 +26,7 @@ pub(crate) trait Opener {
     type Backend: Store;
 
     /// Opens it; the one before was closed.
-    fn open(&self, clock: Arc<ManualClock>) -> Arc<Self::Backend>;
+    fn open(&self, clock: Arc<ManualClock>) -> impl Future<Output = Arc<Self::Backend>> + Send;
 }
 
 /// A clock that is turned by hand.
@@ -57,7 +57,7 @@ pub(crate) struct World<O: Opener> {
 impl<O: Opener> World<O> {
     pub(crate) async fn new(opener: O) -> Self {
         let clock = Arc::new(ManualClock(AtomicI64::new(1_700_000_000_000)));
-        let store = opener.open(Arc::clone(&clock));
+        let store = opener.open(Arc::clone(&clock)).await;
         let mut world = Self {
             opener,
             clock,
@@ -73,7 +73,7 @@ impl<O: Opener> World<O> {
     /// Closes the store and opens it again.
     pub(crate) async fn reopen(&mut self) {
         self.store.close().await;
-        self.store = self.opener.open(Arc::clone(&self.clock));
+        self.store = self.opener.open(Arc::clone(&self.clock)).await;
     }
 
     pub(crate) async fn end(self) {

@@ -1,10 +1,14 @@
 //! Where everything durable is kept: the backends of [`actors::ports::Store`].
 //!
 //! Each backend is a folder and runs the same contract (`contract.rs`), which is what the rest of the gateway may rely
-//! on. Today there is one: [`embedded`], a store in a folder of this machine.
+//! on: [`embedded`], a store in a folder of this machine, and [`cql`], tables of a ScyllaDB or Cassandra. Both write
+//! values in the same form (`rows`).
 
 #[cfg(test)]
 mod contract;
+mod cql;
 mod embedded;
+mod rows;
 
+pub(crate) use cql::{CqlOptions, CqlStore, OpenError as CqlOpenError};
 pub(crate) use embedded::{EmbeddedOptions, EmbeddedStore, OpenError};

@@ -67,6 +67,9 @@ pub enum SubmitError {
     /// The store is closing.
     #[error("store is closing")]
     Closing,
+    /// The database is away. It takes writes again by itself.
+    #[error("store is away")]
+    Away,
 }
 
 /// One change of a row.
@@ -267,6 +270,8 @@ pub enum StoreHealth {
     Ready,
     /// No: the disk is full. It takes them again by itself.
     Full,
+    /// No: the database does not answer. It takes them again by itself.
+    Away,
     /// No: a write failed. It must be opened again.
     Failed,
 }

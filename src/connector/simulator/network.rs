@@ -38,7 +38,9 @@ impl From<SubmitError> for Trouble {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Busy => Self::Busy,
-            SubmitError::Full | SubmitError::Failed | SubmitError::Closing => Self::Away,
+            SubmitError::Full | SubmitError::Failed | SubmitError::Closing | SubmitError::Away => {
+                Self::Away
+            }
         }
     }
 }

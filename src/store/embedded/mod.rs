@@ -29,6 +29,7 @@ use self::repair::{Opened, Opening};
 use self::space::FreeSpace;
 use self::tenants::{Slot, Tenants};
 use self::writer::{Shared, Writer};
+use super::rows;
 
 mod cycle;
 mod directory;
@@ -45,7 +46,6 @@ mod measures;
 mod queue;
 mod reader;
 mod repair;
-mod rows;
 mod space;
 mod tenants;
 mod writer;
@@ -352,14 +352,18 @@ impl actors::ports::Writer for EmbeddedStore {
     fn health(&self) -> StoreHealth {
         match self.shared.queue.stopped() {
             Some(SubmitError::Failed) => StoreHealth::Failed,
-            Some(SubmitError::Busy | SubmitError::Full | SubmitError::Closing) | None
+            Some(
+                SubmitError::Busy | SubmitError::Full | SubmitError::Closing | SubmitError::Away,
+            )
+            | None
                 if self.shared.space.is_full() =>
             {
                 StoreHealth::Full
             }
-            Some(SubmitError::Busy | SubmitError::Full | SubmitError::Closing) | None => {
-                StoreHealth::Ready
-            }
+            Some(
+                SubmitError::Busy | SubmitError::Full | SubmitError::Closing | SubmitError::Away,
+            )
+            | None => StoreHealth::Ready,
         }
     }
 

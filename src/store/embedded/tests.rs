@@ -30,7 +30,7 @@ struct Embedded(TempDir);
 impl Opener for Embedded {
     type Backend = EmbeddedStore;
 
-    fn open(&self, clock: Arc<ManualClock>) -> Arc<EmbeddedStore> {
+    async fn open(&self, clock: Arc<ManualClock>) -> Arc<EmbeddedStore> {
         EmbeddedStore::open(EmbeddedOptions::new(self.0.path().to_owned()), clock).unwrap()
     }
 }

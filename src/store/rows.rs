@@ -1,15 +1,14 @@
-//! How values are written: a version byte, what the writer or a scan needs in fixed places, then MessagePack with names.
+//! How values are written, in every backend: a version byte, what the writer or a scan needs in fixed places, then
+//! MessagePack with names.
 
 use actors::log::Entry;
 use actors::model::{
-    Chat, Cursor, DeviceId, Direction, EntryDraft, EntryHeader, EventId, EventType, Jid, TenantId,
-    Timestamp,
+    Chat, Cursor, DeviceId, Direction, EntryDraft, EntryHeader, EventId, EventType, Jid, JidKind,
+    TenantId, Timestamp,
 };
 use actors::ports::{Answer, KeptAnswer, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use super::keys;
 
 /// The version of every row that is written today.
 const VERSION: u8 = 1;
@@ -164,13 +163,13 @@ pub(super) fn uncursor(row: &[u8], what: &'static str) -> Result<Cursor, StoreEr
 /// A row that is one address.
 pub(super) fn jid(jid: &Jid) -> Vec<u8> {
     let mut row = head_of(&[], 24);
-    keys::push_jid(&mut row, jid);
+    push_jid(&mut row, jid);
     row
 }
 
 /// Reads a row of [`jid`].
 pub(super) fn unjid(row: &[u8], what: &'static str) -> Result<Jid, StoreError> {
-    let read = |it: Fields<'_>| keys::split_jid(it.0).map(|(jid, _)| jid);
+    let read = |it: Fields<'_>| split_jid(it.0).map(|(jid, _)| jid);
     Fields::of(row).and_then(read).ok_or_else(|| damaged(what))
 }
 
@@ -278,7 +277,7 @@ pub(super) fn entry(draft: &EntryDraft) -> Vec<u8> {
         row.extend_from_slice(&device.to_bytes());
     }
     if let Some(chat) = &draft.chat {
-        keys::push_jid(&mut row, chat);
+        push_jid(&mut row, chat);
     }
     row.extend_from_slice(&draft.data);
     row
@@ -322,7 +321,7 @@ pub(super) fn unentry(tenant: TenantId, row: &[u8]) -> Result<Entry, StoreError>
         let chat = if flags & HAS_CHAT == 0 {
             None
         } else {
-            let (chat, rest) = keys::split_jid(it.0)?;
+            let (chat, rest) = split_jid(it.0)?;
             it.0 = rest;
             Some(chat)
         };
@@ -349,6 +348,37 @@ pub(super) fn unentry(tenant: TenantId, row: &[u8]) -> Result<Entry, StoreError>
     Fields::of(row)
         .and_then(read)
         .ok_or_else(|| damaged("log entry"))
+}
+
+/// Writes an address short: what kind it is, what stands before the `@`, and a NUL, so that no address is the start of
+/// another.
+pub(super) fn push_jid(key: &mut Vec<u8>, jid: &Jid) {
+    key.push(match jid.kind() {
+        JidKind::Person => 1,
+        JidKind::Lid => 2,
+        JidKind::Group => 3,
+        JidKind::Broadcast => 4,
+        JidKind::Newsletter => 5,
+    });
+    key.extend_from_slice(jid.user().as_bytes());
+    key.push(0);
+}
+
+/// Reads an address back, and what follows it.
+pub(super) fn split_jid(bytes: &[u8]) -> Option<(Jid, &[u8])> {
+    let (kind, rest) = bytes.split_first()?;
+    let end = rest.iter().position(|it| *it == 0)?;
+    let (user, rest) = rest.split_at_checked(end)?;
+    let user = std::str::from_utf8(user).ok()?;
+    let server = match kind {
+        1 => "s.whatsapp.net",
+        2 => "lid",
+        3 => "g.us",
+        4 => "broadcast",
+        5 => "newsletter",
+        _ => return None,
+    };
+    Some((format!("{user}@{server}").parse().ok()?, rest.get(1..)?))
 }
 
 #[cfg(test)]

@@ -1,0 +1,328 @@
+//! A commit of one tenant: admit, journal, apply, show, tell.
+//!
+//! Until the journal's mark is sent nothing has happened: whoever waits past the deadline hears that nothing is written,
+//! and the commit is dropped. From then on the commit is tried until it is through, whatever its callers have been told:
+//! they hear at the deadline that the outcome is unknown, and the tenant's next commit waits. So the order of a tenant
+//! has no hole, and memory stays bounded by its queue.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actors::log::RingBudget;
+use actors::model::Timestamp;
+use actors::ports::{Clock, KeptAnswer, Outcome, StoreError, SubmitError};
+use futures_util::stream::{self, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::change::Change;
+use super::database::{Database, Harm, batches};
+use super::directory::kept_answer;
+use super::erasure::Erasure;
+use super::job::ttl;
+use super::journal::{self, Written};
+use super::lease::{Lease, Lost};
+use super::measures::Commit;
+use super::plan::{ClaimKey, Effect, Plan};
+use super::queue::{Queue, Queued};
+use super::tenants::{Slot, Tenants};
+
+/// Reads of kept answers under way at the same time, for one commit.
+const LOOKS_MAX: usize = 32;
+/// Batches under way at the same time, for one commit.
+const BATCHES_MAX: usize = 32;
+/// The pause after a write that failed: it doubles from the first to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_LAST: Duration = Duration::from_millis(800);
+
+/// What all who commit share.
+pub(super) struct Shared {
+    pub(super) db: Database,
+    pub(super) lease: Lease,
+    pub(super) queue: Queue,
+    pub(super) tenants: Tenants,
+    pub(super) budget: Arc<RingBudget>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) cluster: String,
+    pub(super) commit_time_max: Duration,
+    /// How long an entry stays in its table: the log's floor hides it earlier.
+    pub(super) entry_ttl: Duration,
+    /// Devices whose rows are to be erased. The queue is as long as a tenant's removals between two erasures.
+    pub(super) erasures: mpsc::Sender<Erasure>,
+}
+
+/// Why a write is not tried any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    /// Another owner has come.
+    Lost,
+    /// The servers will never take it.
+    Refused,
+}
+
+impl From<Lost> for Given {
+    fn from(_: Lost) -> Self {
+        Self::Lost
+    }
+}
+
+impl Shared {
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Writes changes of one partition as often as it takes, as long as the lease is ours. `unknown` tells in between
+    /// whether they may be written.
+    pub(super) async fn write_until_done(
+        &self,
+        changes: &[Change],
+        unknown: &AtomicBool,
+    ) -> Result<(), Given> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            self.lease.held().await?;
+            let before = unknown.swap(true, Ordering::AcqRel);
+            let Err(error) = self.db.write(changes).await else {
+                return Ok(());
+            };
+            match error.harm {
+                Harm::Refused => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the database refuses a write"
+                    );
+                    return Err(Given::Refused);
+                }
+                Harm::Unwritten => unknown.store(before, Ordering::Release),
+                Harm::Unknown => {}
+            }
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a write is tried again"
+            );
+            self.db.measures.retried();
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_LAST);
+        }
+    }
+
+    /// Writes changes of any partitions, each as often as it takes.
+    pub(super) async fn apply(&self, changes: Vec<Change>) -> Result<(), Given> {
+        self.write_all(batches(changes)).await
+    }
+
+    /// Writes batches side by side.
+    async fn write_all(&self, batches: Vec<Vec<Change>>) -> Result<(), Given> {
+        let write = |batch: Vec<Change>| async move {
+            self.write_until_done(&batch, &AtomicBool::new(false)).await
+        };
+        let writes: Vec<_> = batches.into_iter().map(write).collect();
+        let mut writes = stream::iter(writes).buffer_unordered(BATCHES_MAX);
+        while let Some(written) = writes.next().await {
+            written?;
+        }
+        Ok(())
+    }
+
+    /// Commits jobs of a tenant. Everybody is told, whatever happens, and every ticket is settled.
+    pub(super) async fn commit(&self, slot: &Slot, jobs: Vec<Queued>) {
+        let deadline = Instant::now() + self.commit_time_max;
+        let last = jobs.last().map_or(0, |it| it.ticket);
+        let count = jobs.len();
+        if self.try_commit(slot, jobs, deadline).await.is_err() {
+            // Nobody may write after a commit that is neither through nor dropped.
+            self.queue.stop(SubmitError::Failed);
+        }
+        slot.settle(last);
+        self.db.measures.settled(count);
+    }
+
+    async fn try_commit(
+        &self,
+        slot: &Slot,
+        jobs: Vec<Queued>,
+        deadline: Instant,
+    ) -> Result<(), Given> {
+        let mut ledger = slot.ledger.lock().await;
+        let keys = claim_keys(&jobs);
+        let ready = async {
+            self.lease.held().await.map_err(|_| StoreError::Failed)?;
+            self.answers(slot, keys).await
+        };
+        let answers = tokio::select! {
+            answers = ready => answers,
+            () = sleep_until(deadline) => Err(StoreError::Away),
+        };
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => {
+                let refused = match error {
+                    StoreError::Failed => SubmitError::Failed,
+                    StoreError::Away
+                    | StoreError::Full
+                    | StoreError::Refused(_)
+                    | StoreError::Damaged { .. }
+                    | StoreError::Engine { .. } => SubmitError::Away,
+                };
+                refuse(jobs, refused);
+                return if refused == SubmitError::Failed {
+                    Err(Given::Lost)
+                } else {
+                    Ok(())
+                };
+            }
+        };
+        let started = Instant::now();
+        let count = jobs.len();
+        let mut plan = Plan::new(
+            slot,
+            ledger.clone(),
+            self.now(),
+            ttl(self.entry_ttl),
+            answers,
+        );
+        jobs.into_iter().for_each(|it| plan.add(it));
+        plan.seal(|count| self.lease.stamps(count));
+        let writes = !plan.changes.is_empty();
+        if !writes && !plan.touches_log {
+            plan.told.into_iter().for_each(super::plan::Told::tell_own);
+            return Ok(());
+        }
+        if writes {
+            plan.ledger.committed += 1;
+        }
+        let stamps = |count| self.lease.stamps(count);
+        let Written { parts, mark } = journal::encode(
+            &slot.key(),
+            &plan.ledger,
+            self.lease.fence(),
+            &plan.changes,
+            stamps,
+        );
+        let records = plan.changes.len();
+        let bytes = plan.changes.iter().map(Change::weight).sum();
+        slot.hide(&plan.hidden);
+        let unknown = AtomicBool::new(false);
+        let through = {
+            let changes = plan.changes.clone();
+            let work = async {
+                let parts = parts.into_iter().map(|it| vec![it]).collect();
+                self.write_all(parts).await?;
+                self.write_until_done(&mark, &unknown).await?;
+                unknown.store(true, Ordering::Release);
+                self.apply(changes).await
+            };
+            let mut work = Box::pin(work);
+            let early = tokio::select! {
+                through = &mut work => Some(through),
+                () = sleep_until(deadline) => None,
+            };
+            match early {
+                Some(through) => through,
+                None if !unknown.load(Ordering::Acquire) => {
+                    // The mark was never sent: nothing has happened, and nothing will.
+                    drop(work);
+                    plan.tell_early(|| SubmitError::Away.into());
+                    slot.show();
+                    plan.told.into_iter().for_each(super::plan::Told::tell_own);
+                    return Ok(());
+                }
+                None => {
+                    plan.tell_early(|| StoreError::Away);
+                    work.await
+                }
+            }
+        };
+        if let Err(given) = through {
+            plan.tell_early(|| StoreError::Failed);
+            plan.told.into_iter().for_each(super::plan::Told::tell_own);
+            return Err(given);
+        }
+        self.db.measures.committed(Commit {
+            jobs: count,
+            records,
+            bytes,
+            took: started.elapsed(),
+        });
+        let before = ledger.sequencer.head();
+        *ledger = plan.ledger.clone();
+        // It is in its rows; the next mark says so.
+        ledger.applied = ledger.committed;
+        drop(ledger);
+        self.show(slot, before, &mut plan);
+        plan.told.into_iter().for_each(super::plan::Told::tell_own);
+        Ok(())
+    }
+
+    fn show(&self, slot: &Slot, before: actors::model::Cursor, plan: &mut Plan<'_>) {
+        for effect in std::mem::take(&mut plan.effects) {
+            match effect {
+                Effect::Made(device) => slot.add_device(device),
+                Effect::Removed(device) => {
+                    slot.forget_device(device);
+                    let erasure = Erasure {
+                        tenant: slot.id(),
+                        device,
+                    };
+                    if self.erasures.try_send(erasure).is_err() {
+                        tracing::info!("rows of a removed device are erased after the next start");
+                    }
+                }
+            }
+        }
+        slot.know_buckets(std::mem::take(&mut plan.buckets));
+        if plan.touches_log {
+            let log = slot.start_log(before, 0, &self.budget);
+            log.publish(&plan.entries);
+            log.raise_floor(plan.ledger.floor);
+        }
+        slot.show();
+    }
+
+    /// What is kept for keys.
+    async fn answers(
+        &self,
+        slot: &Slot,
+        keys: Vec<ClaimKey>,
+    ) -> Result<HashMap<ClaimKey, KeptAnswer>, StoreError> {
+        let mut found = HashMap::new();
+        let look = |key: ClaimKey| async move {
+            let kept = kept_answer(&self.db, slot, key.0, &key.1).await;
+            kept.map(|it| (key, it))
+        };
+        let looks: Vec<_> = keys.into_iter().map(look).collect();
+        let mut looks = stream::iter(looks).buffer_unordered(LOOKS_MAX);
+        while let Some(look) = looks.next().await {
+            let (key, kept) = look?;
+            found.extend(kept.map(|it| (key, it)));
+        }
+        Ok(found)
+    }
+}
+
+/// The keys of jobs, each once.
+fn claim_keys(jobs: &[Queued]) -> Vec<ClaimKey> {
+    let mut keys: Vec<ClaimKey> = jobs
+        .iter()
+        .filter_map(|it| it.job.claim.as_ref())
+        .map(|it| (it.claim.operation, Arc::clone(&it.claim.key)))
+        .collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+/// Tells everybody that nothing is written.
+pub(super) fn refuse(jobs: Vec<Queued>, reason: SubmitError) {
+    for Queued { ticket, job } in jobs {
+        let mut told = super::plan::Told {
+            ticket,
+            done: Some(job.done),
+            outcome: Outcome::Mismatch,
+            needs_commit: true,
+        };
+        told.tell(Outcome::Failed(reason.into()));
+    }
+}

@@ -1,0 +1,448 @@
+//! The way to the servers: one session, every statement prepared once, a deadline on each call, a bound on how many are
+//! under way.
+//!
+//! The driver routes by token and shard and repeats reads by itself. It never repeats a write: who writes repeats it,
+//! since only he knows that it may be repeated, and has to know whether one that failed may have happened.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actors::ports::StoreError;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use scylla::client::PoolSize;
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::deserialize::row::DeserializeRow;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use scylla::policies::load_balancing::DefaultPolicy;
+use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
+use scylla::response::PagingState;
+use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::batch::{Batch, BatchType};
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, SerialConsistency, Statement};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::OpenError;
+use super::change::{Cell, Change, Kind};
+use super::look::Look;
+use super::measures::{self, Measures};
+use crate::config::{self, Cql};
+
+/// How long failures must last before the servers count as away.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
+/// How long reaching one server may take.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// Statements prepared at the same time.
+const PREPARES_MAX: usize = 16;
+/// Rows that one answer of a server holds.
+const PAGE_ROWS: i32 = 2_000;
+/// Bytes of one batch.
+pub(super) const BATCH_BYTES_MAX: usize = 36 << 10;
+/// Changes of one batch.
+const BATCH_CHANGES_MAX: usize = 256;
+
+/// What a write that failed may have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Harm {
+    /// The servers will never take it; nothing was written.
+    Refused,
+    /// No server has taken it; nothing was written.
+    Unwritten,
+    /// It may be written.
+    Unknown,
+}
+
+/// A write that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("a write has failed")]
+pub(super) struct WriteError {
+    /// What it may have done.
+    pub(super) harm: Harm,
+    /// What the driver says.
+    #[source]
+    pub(super) source: Box<ExecutionError>,
+}
+
+impl From<ExecutionError> for WriteError {
+    fn from(source: ExecutionError) -> Self {
+        let harm = harm(&source);
+        let source = Box::new(source);
+        Self { harm, source }
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the driver's errors are open lists; what is not known may have happened"
+)]
+fn harm(error: &ExecutionError) -> Harm {
+    match error {
+        ExecutionError::BadQuery(_) => Harm::Refused,
+        ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => Harm::Unwritten,
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => match error {
+            DbError::SyntaxError | DbError::Invalid | DbError::FunctionFailure { .. } => {
+                Harm::Refused
+            }
+            DbError::Unavailable { .. }
+            | DbError::Overloaded
+            | DbError::IsBootstrapping
+            | DbError::Unauthorized => Harm::Unwritten,
+            _ => Harm::Unknown,
+        },
+        _ => Harm::Unknown,
+    }
+}
+
+/// Whether the servers answer, as the writes and the lease see it.
+#[derive(Debug)]
+pub(super) struct Presence {
+    started: Instant,
+    /// Milliseconds from the start to the first failure that no success has followed, and 1; 0 while all is well.
+    failing_since: AtomicU64,
+}
+
+impl Presence {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            failing_since: AtomicU64::new(0),
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    pub(super) fn succeeded(&self) {
+        if self.failing_since.swap(0, Ordering::AcqRel) != 0 && self.millis() != 0 {
+            tracing::info!("the database answers");
+        }
+    }
+
+    pub(super) fn failed(&self) {
+        let first = self.failing_since.compare_exchange(
+            0,
+            self.millis(),
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if first.is_ok() {
+            tracing::info!("the database does not answer as it should");
+        }
+    }
+
+    /// Whether it has failed for so long that it is better to refuse than to wait.
+    pub(super) fn is_away(&self) -> bool {
+        let since = self.failing_since.load(Ordering::Acquire);
+        let for_millis = self.millis().saturating_sub(since);
+        since != 0 && AWAY_AFTER <= Duration::from_millis(for_millis)
+    }
+}
+
+/// The session and what is prepared on it.
+pub(super) struct Database {
+    session: Session,
+    writes: HashMap<Kind, PreparedStatement>,
+    reads: HashMap<Look, PreparedStatement>,
+    permits: Semaphore,
+    request_time_max: Duration,
+    pub(super) presence: Presence,
+    pub(super) measures: Measures,
+}
+
+/// Reaches the servers; looks into no keyspace yet.
+pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
+    let (consistency, serial) = match cql.consistency {
+        config::Consistency::One => (Consistency::One, SerialConsistency::Serial),
+        config::Consistency::Quorum => (Consistency::Quorum, SerialConsistency::Serial),
+        config::Consistency::LocalQuorum => {
+            (Consistency::LocalQuorum, SerialConsistency::LocalSerial)
+        }
+        config::Consistency::All => (Consistency::All, SerialConsistency::Serial),
+    };
+    let mut routes = DefaultPolicy::builder().token_aware(true);
+    if !cql.datacenter.is_empty() {
+        routes = routes
+            .prefer_datacenter(cql.datacenter.clone())
+            .permit_dc_failover(true);
+    }
+    let profile = ExecutionProfile::builder()
+        .consistency(consistency)
+        .serial_consistency(Some(serial))
+        .request_timeout(Some(cql.request_time_max()))
+        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+        .load_balancing_policy(routes.build())
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&cql.contact_points)
+        .connection_timeout(CONNECT_MAX)
+        .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
+        .keyspaces_to_fetch([&cql.keyspace])
+        .default_execution_profile_handle(profile.into_handle())
+        .tls_context(tls(cql)?);
+    if !cql.user.is_empty() {
+        builder = builder.user(&cql.user, password(cql)?);
+    }
+    builder
+        .build()
+        .await
+        .map_err(|source| OpenError::Unreachable {
+            points: cql.contact_points.join(", "),
+            source: Box::new(source),
+        })
+}
+
+fn unreadable(
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> OpenError {
+    OpenError::File {
+        path: path.to_owned(),
+        source: source.into(),
+    }
+}
+
+fn password(cql: &Cql) -> Result<String, OpenError> {
+    if cql.password_file.as_os_str().is_empty() {
+        return Ok(cql.password.reveal().to_owned());
+    }
+    let read = std::fs::read_to_string(&cql.password_file);
+    read.map(|it| it.trim_end().to_owned())
+        .map_err(|error| unreadable(&cql.password_file, error))
+}
+
+fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
+    if cql.tls_ca_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, OpenError> {
+        let found = CertificateDer::pem_file_iter(path).map_err(|it| unreadable(path, it))?;
+        found
+            .map(|it| it.map_err(|error| unreadable(path, error)))
+            .collect()
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    for root in certificates(&cql.tls_ca_file)? {
+        let added = roots.add(root);
+        added.map_err(|error| unreadable(&cql.tls_ca_file, error))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unreadable(&cql.tls_ca_file, error))?
+        .with_root_certificates(roots);
+    if cql.tls_cert_file.as_os_str().is_empty() {
+        return Ok(Some(Arc::new(builder.with_no_client_auth())));
+    }
+    let key = PrivateKeyDer::from_pem_file(&cql.tls_key_file)
+        .map_err(|error| unreadable(&cql.tls_key_file, error))?;
+    let own = builder.with_client_auth_cert(certificates(&cql.tls_cert_file)?, key);
+    let own = own.map_err(|error| unreadable(&cql.tls_cert_file, error))?;
+    Ok(Some(Arc::new(own)))
+}
+
+impl Database {
+    /// Prepares everything in the session's keyspace.
+    pub(super) async fn prepare(session: Session, cql: &Cql) -> Result<Self, OpenError> {
+        let (mut writes, mut reads) = (HashMap::new(), HashMap::new());
+        {
+            use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+            let session = &session;
+            let write = |kind: &Kind| {
+                let kind = *kind;
+                async move {
+                    let prepared = session.prepare(idempotent(kind.cql())).await;
+                    prepared.map(|it| (kind, it))
+                }
+            };
+            let read = |look: &Look| {
+                let look = *look;
+                async move {
+                    let mut prepared = session.prepare(idempotent(look.cql())).await?;
+                    prepared.set_retry_policy(Some(Arc::new(DefaultRetryPolicy::new())));
+                    prepared.set_page_size(PAGE_ROWS);
+                    Ok::<_, scylla::errors::PrepareError>((look, prepared))
+                }
+            };
+            let unprepared = |source| OpenError::Statements(Box::new(source));
+            let prepares: Vec<_> = Kind::ALL.iter().map(write).collect();
+            let mut prepares = stream::iter(prepares).buffer_unordered(PREPARES_MAX);
+            while let Some((kind, statement)) = prepares.try_next().await.map_err(unprepared)? {
+                writes.insert(kind, statement);
+            }
+            let prepares: Vec<_> = Look::ALL.iter().map(read).collect();
+            let mut prepares = stream::iter(prepares).buffer_unordered(PREPARES_MAX);
+            while let Some((look, statement)) = prepares.try_next().await.map_err(unprepared)? {
+                reads.insert(look, statement);
+            }
+        }
+        Ok(Self {
+            session,
+            writes,
+            reads,
+            permits: Semaphore::new(cql.concurrency),
+            request_time_max: cql.request_time_max(),
+            presence: Presence::new(),
+            measures: Measures::new(),
+        })
+    }
+
+    /// The session, for what is not a row of the store.
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Writes changes of one partition, all or nothing.
+    pub(super) async fn write(&self, changes: &[Change]) -> Result<(), WriteError> {
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
+        let _under_way = self.measures.under_way();
+        let written = Box::pin(self.send(changes)).await;
+        match &written {
+            Ok(()) => self.presence.succeeded(),
+            Err(error) => {
+                self.measures.failed(error.harm);
+                if error.harm != Harm::Refused {
+                    self.presence.failed();
+                }
+            }
+        }
+        written
+    }
+
+    async fn send(&self, changes: &[Change]) -> Result<(), WriteError> {
+        let sent: QueryResult = match changes {
+            [] => return Ok(()),
+            [change] => {
+                let statement = self.writes.get(&change.kind);
+                let statement = statement.ok_or(ExecutionError::EmptyPlan)?;
+                let values = change.values();
+                self.session.execute_unpaged(statement, values).await?
+            }
+            _ => {
+                let mut batch = Batch::new(BatchType::Unlogged);
+                batch.set_is_idempotent(true);
+                for change in changes {
+                    let statement = self.writes.get(&change.kind);
+                    batch.append_statement(statement.ok_or(ExecutionError::EmptyPlan)?.clone());
+                }
+                let values: Vec<Vec<Cell>> = changes.iter().map(Change::values).collect();
+                self.session.batch(&batch, values).await?
+            }
+        };
+        drop(sent);
+        Ok(())
+    }
+
+    /// The rows of one partition that a read asks for.
+    pub(super) async fn rows<T>(
+        &self,
+        look: Look,
+        values: impl SerializeRow + Send + Sync,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'f> DeserializeRow<'f, 'f> + Send,
+    {
+        let started = Instant::now();
+        let read = Box::pin(self.read(look, values)).await;
+        measures::read(look.name(), started.elapsed());
+        read
+    }
+
+    async fn read<T>(
+        &self,
+        look: Look,
+        values: impl SerializeRow + Send + Sync,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'f> DeserializeRow<'f, 'f> + Send,
+    {
+        let permit = timeout(self.request_time_max, self.permits.acquire()).await;
+        let _permit = permit.map_err(|_| StoreError::Away)?;
+        let _under_way = self.measures.under_way();
+        let statement = self.reads.get(&look).ok_or(StoreError::Away)?;
+        let (mut found, mut place) = (Vec::new(), PagingState::start());
+        loop {
+            let page = self.session.execute_single_page(statement, &values, place);
+            let (page, more) = page.await.map_err(|error| unread(look, error))?;
+            let page = page
+                .into_rows_result()
+                .map_err(|error| broken(look, error))?;
+            let rows = page.rows::<T>().map_err(|error| broken(look, error))?;
+            for row in rows {
+                found.push(row.map_err(|error| broken(look, error))?);
+            }
+            match more.into_paging_control_flow() {
+                std::ops::ControlFlow::Continue(next) => place = next,
+                std::ops::ControlFlow::Break(()) => return Ok(found),
+            }
+        }
+    }
+
+    /// The one row that a read asks for.
+    pub(super) async fn row<T>(
+        &self,
+        look: Look,
+        values: impl SerializeRow + Send + Sync,
+    ) -> Result<Option<T>, StoreError>
+    where
+        T: for<'f> DeserializeRow<'f, 'f> + Send,
+    {
+        Ok(self.rows(look, values).await?.into_iter().next())
+    }
+}
+
+/// Splits changes into batches: each of one partition, none too large.
+pub(super) fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let mut open: HashMap<(&'static str, Vec<Cell>), (usize, Vec<Change>)> = HashMap::new();
+    let mut full = Vec::new();
+    for change in changes {
+        let (table, partition) = change.partition();
+        let weight = change.weight();
+        let (bytes, batch) = open.entry((table, partition.to_vec())).or_default();
+        if !batch.is_empty()
+            && (BATCH_BYTES_MAX < *bytes + weight || BATCH_CHANGES_MAX <= batch.len())
+        {
+            full.push(std::mem::take(batch));
+            *bytes = 0;
+        }
+        *bytes += weight;
+        batch.push(change);
+    }
+    full.extend(open.into_values().map(|(_, batch)| batch));
+    full
+}
+
+fn idempotent(cql: &str) -> Statement {
+    let mut statement = Statement::new(cql);
+    statement.set_is_idempotent(true);
+    statement
+}
+
+/// A read that got no answer. What the servers refuse is told, what passes is not: the caller hears that they are away.
+fn unread(look: Look, error: ExecutionError) -> StoreError {
+    if harm(&error) == Harm::Refused {
+        return broken(look, error);
+    }
+    tracing::debug!(
+        error = &error as &dyn std::error::Error,
+        look = look.name(),
+        "a read got no answer"
+    );
+    StoreError::Away
+}
+
+fn broken(look: Look, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Engine {
+        operation: look.name(),
+        source: Box::new(error),
+    }
+}

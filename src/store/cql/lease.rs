@@ -1,0 +1,259 @@
+//! Who owns a cluster, and which timestamps its writes carry.
+//!
+//! An owner renews `holder`, which dies with its TTL by the servers' time; each owner has a higher `fence` than the one
+//! before. It writes only while its lease surely lasts by its own clock. What it sent before and arrives late does no
+//! harm either: no timestamp of its writes is as great as `stamp`, and its successor begins there, so whatever the
+//! successor has written stands. A lease that ran out while the servers were away is taken up again unless somebody
+//! else came in between, which the fence tells.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use actors::model::EventId;
+use actors::ports::Clock;
+use scylla::client::session::Session;
+use scylla::statement::Consistency;
+use scylla::statement::prepared::PreparedStatement;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::OpenError;
+use super::schema::{Fault, look, transact};
+
+/// Microseconds of timestamps that are reserved at a time.
+const RESERVE: i64 = 300_000_000;
+/// The pause after a renewal that failed.
+const RETRY: Duration = Duration::from_millis(400);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long giving the lease back may take.
+const RELEASE_MAX: Duration = Duration::from_secs(3);
+
+const SELECT: &str = "SELECT holder, fence, stamp, WRITETIME(holder) FROM owners WHERE cluster = ?";
+const MAKE: &str = "INSERT INTO owners (cluster, fence, stamp) VALUES (?, 0, 0) IF NOT EXISTS";
+const TAKE: &str =
+    "UPDATE owners USING TTL ? SET holder = ? WHERE cluster = ? IF holder = null AND fence = ?";
+const BEGIN: &str =
+    "UPDATE owners SET fence = ?, stamp = ? WHERE cluster = ? IF holder = ? AND fence = ?";
+const RENEW: &str = "UPDATE owners USING TTL ? SET holder = ? WHERE cluster = ? IF fence = ?";
+const RESERVE_MORE: &str = "UPDATE owners SET stamp = ? WHERE cluster = ? IF fence = ?";
+const RELEASE: &str = "UPDATE owners SET holder = null, stamp = ? WHERE cluster = ? IF fence = ?";
+
+/// Another owner has come: this one must not write any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost;
+
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    until: Instant,
+    lost: bool,
+}
+
+/// The right to write into a cluster.
+pub(super) struct Lease {
+    cluster: String,
+    holder: String,
+    fence: i64,
+    length: Duration,
+    term: watch::Sender<Term>,
+    clock: Arc<dyn Clock>,
+    last: AtomicI64,
+    reserved: AtomicI64,
+}
+
+/// The row of a cluster.
+type Owner = (Option<String>, Option<i64>, Option<i64>, Option<i64>);
+
+impl Lease {
+    /// Takes a cluster; waits for the lease of an owner that is heard of no more.
+    pub(super) async fn take(
+        session: &Session,
+        cluster: &str,
+        length: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Lease {
+            cluster: cluster.to_owned(),
+            source,
+        };
+        let in_use = || OpenError::InUse {
+            cluster: cluster.to_owned(),
+        };
+        let holder = EventId::generate().to_string();
+        let mut select = session
+            .prepare(SELECT)
+            .await
+            .map_err(|it| failed(it.into()))?;
+        select.set_consistency(Consistency::Serial);
+        let mut renewed = None;
+        let give_up = Instant::now() + length * 2 + Duration::from_secs(2);
+        loop {
+            let owner = owner(session, &select, cluster).await.map_err(failed)?;
+            let Some((held_by, fence, stamp, since)) = owner else {
+                transact(session, MAKE, (cluster,)).await.map_err(failed)?;
+                continue;
+            };
+            let (fence, stamp) = (fence.unwrap_or_default(), stamp.unwrap_or_default());
+            if held_by.is_some() {
+                // Whoever renews is alive.
+                if *renewed.get_or_insert(since) != since || give_up < Instant::now() {
+                    return Err(in_use());
+                }
+                sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            let lease = Self {
+                cluster: cluster.to_owned(),
+                holder: holder.clone(),
+                fence: fence + 1,
+                length,
+                term: watch::Sender::new(Term {
+                    until: Instant::now() + length.mul_f64(0.9),
+                    lost: false,
+                }),
+                last: AtomicI64::new(stamp),
+                reserved: AtomicI64::new(stamp.max(micros(&*clock)) + RESERVE),
+                clock: Arc::clone(&clock),
+            };
+            let take = (lease.seconds(), &holder, cluster, fence);
+            if transact(session, TAKE, take).await.map_err(failed)? {
+                let stamp = lease.reserved.load(Ordering::Acquire);
+                let begin = (lease.fence, stamp, cluster, &holder, fence);
+                if transact(session, BEGIN, begin).await.map_err(failed)? {
+                    return Ok(lease);
+                }
+            }
+            if give_up < Instant::now() {
+                return Err(in_use());
+            }
+        }
+    }
+
+    /// The TTL of the row: a little longer than the owner relies on it.
+    fn seconds(&self) -> i32 {
+        i32::try_from(self.length.as_secs()).unwrap_or(i32::MAX - 1) + 1
+    }
+
+    pub(super) fn fence(&self) -> i64 {
+        self.fence
+    }
+
+    /// The first of so many timestamps: greater than all that were given before, by whatever owner.
+    pub(super) fn stamps(&self, count: usize) -> i64 {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        // A clock that jumps ahead must not use up what is reserved.
+        let reserved = self.reserved.load(Ordering::Acquire) - RESERVE / 4;
+        let now = micros(&*self.clock).min(reserved);
+        let next = |last: i64| Some((last + 1).max(now) + count - 1);
+        let before = self
+            .last
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        (before.unwrap_or_else(|last| last) + 1).max(now)
+    }
+
+    /// Waits until writing is safe.
+    pub(super) async fn held(&self) -> Result<(), Lost> {
+        let mut term = self.term.subscribe();
+        let safe = |it: &Term| it.lost || Instant::now() < it.until;
+        // The sender lives as long as `self`.
+        let held = term.wait_for(safe).await.map(|it| it.lost);
+        if held.unwrap_or(true) {
+            Err(Lost)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.term.borrow().lost
+    }
+
+    /// Renews the lease until it is lost. `heard` is told each time whether the servers have answered.
+    pub(super) async fn keep(&self, session: &Session, heard: impl Fn(bool)) -> Lost {
+        loop {
+            let due = self.length / 3;
+            sleep(due).await;
+            loop {
+                let started = Instant::now();
+                let renewed = self.renew(session).await;
+                heard(renewed.is_ok());
+                match renewed {
+                    Ok(true) => {
+                        let until = started + self.length.mul_f64(0.9);
+                        self.term.send_replace(Term { until, lost: false });
+                        break;
+                    }
+                    Ok(false) => {
+                        self.term.send_modify(|it| it.lost = true);
+                        return Lost;
+                    }
+                    Err(error) => {
+                        tracing::debug!(
+                            error = &*error as &dyn std::error::Error,
+                            "the lease could not be renewed"
+                        );
+                        sleep(RETRY).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, session: &Session) -> Result<bool, Fault> {
+        let renew = (self.seconds(), &self.holder, &self.cluster, self.fence);
+        if !transact(session, RENEW, renew).await? {
+            return Ok(false);
+        }
+        let ahead = self.last.load(Ordering::Acquire).max(micros(&*self.clock));
+        let reserved = self.reserved.load(Ordering::Acquire);
+        if reserved - RESERVE / 2 < ahead {
+            let more = ahead + RESERVE;
+            if !transact(session, RESERVE_MORE, (more, &self.cluster, self.fence)).await? {
+                return Ok(false);
+            }
+            self.reserved.store(more, Ordering::Release);
+        }
+        Ok(true)
+    }
+
+    /// Gives the cluster back at once.
+    pub(super) async fn release(&self, session: &Session) {
+        let stamp = self.last.load(Ordering::Acquire) + 1;
+        let release = transact(session, RELEASE, (stamp, &self.cluster, self.fence));
+        if !matches!(timeout(RELEASE_MAX, release).await, Ok(Ok(_))) {
+            tracing::info!("the lease could not be given back: it ends by itself");
+        }
+    }
+}
+
+async fn owner(
+    session: &Session,
+    select: &PreparedStatement,
+    cluster: &str,
+) -> Result<Option<Owner>, Fault> {
+    let rows = session.execute_unpaged(select, (cluster,)).await?;
+    Ok(rows.into_rows_result()?.maybe_first_row::<Owner>()?)
+}
+
+fn micros(clock: &dyn Clock) -> i64 {
+    clock.now().as_millis().saturating_mul(1_000)
+}
+
+/// Whether one of the servers syncs before it answers; `false` where it does not say.
+pub(super) async fn syncs_first(session: &Session) -> bool {
+    for cql in [
+        "SELECT value FROM system_views.settings WHERE name = 'commitlog_sync'",
+        "SELECT value FROM system.config WHERE name = 'commitlog_sync'",
+    ] {
+        let Ok(found) = look(session, cql, ()).await else {
+            continue;
+        };
+        let Ok(rows) = found.into_rows_result() else {
+            continue;
+        };
+        if let Ok(Some((value,))) = rows.maybe_first_row::<(String,)>() {
+            return value.contains("batch") || value.contains("group");
+        }
+    }
+    false
+}

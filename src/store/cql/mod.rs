@@ -1,0 +1,427 @@
+//! The store in tables of ScyllaDB or Apache Cassandra; `schema.cql` holds them.
+//!
+//! One gateway owns a cluster (`lease`). Whoever submits a job encodes its rows (`job`) and puts it into its tenant's
+//! queue (`queue`). A tenant's jobs are committed in groups, one group at a time, those of other tenants beside it
+//! (`writer`, `commit`): answers that are kept are looked up, entries get their places (`plan`), all of it goes into
+//! the tenant's journal with one write (`journal`), then into its rows, which lie in many partitions, and then it is
+//! shown and told. Why a journal: a CQL server writes one partition at once or not at all, and no more than that.
+//!
+//! Every change names its whole row and carries a timestamp of its own (`change`), so that it may be written again: after
+//! a timeout, and after a crash, when the next start brings what the journal holds into its rows (`load`). So an
+//! acknowledged job is in a quorum twice over, and a job is never half there. A write that timed out may have happened;
+//! it is tried until it is through, and the tenant waits, since its order may have no hole.
+//!
+//! Reads go past the writer (`history`, `log`, `directory`); each looks into one partition at a time (`look`). Rows of a
+//! job may be read a moment before its entries are shown, but never the other way round.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actors::log::{Log, RingBudget};
+use actors::model::{DeviceId, TenantId, Timestamp};
+use actors::ports::{Clock, Job, StoreError, StoreHealth, SubmitError, Ticket};
+use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt as _};
+use parking_lot::Mutex;
+use scylla::client::session::Session;
+use scylla::cluster::metadata::Strategy;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use self::commit::Shared;
+use self::database::Database;
+use self::flights::Flights;
+use self::job::Encoded;
+use self::lease::Lease;
+use self::queue::Queue;
+use self::schema::Schema;
+use self::tenants::{Slot, Tenants};
+use crate::config::{self, Cql};
+
+mod change;
+mod commit;
+mod database;
+mod directory;
+mod erasure;
+mod flights;
+mod history;
+mod job;
+mod journal;
+mod lease;
+mod load;
+mod log;
+mod look;
+mod measures;
+mod plan;
+mod queue;
+mod schema;
+mod tenants;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use schema::SchemaError;
+pub use schema::SchemaFound;
+
+/// Removed devices that wait to be erased; what is beyond it is erased after the next start.
+const ERASURES_MAX: usize = 1_024;
+/// How much longer an entry stays in its table than the log is kept.
+const ENTRY_SLACK: Duration = Duration::from_secs(24 * 3_600);
+/// Copies with which a quorum outlives the loss of one.
+const SAFE_COPIES: usize = 3;
+/// How long a close waits, beyond what a commit may take, for commits that the servers do not confirm.
+const CLOSE_SLACK: Duration = Duration::from_secs(2);
+/// Marks that are written at the same time when the store is closed.
+const MARKS_MAX: usize = 32;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub(crate) struct CqlOptions {
+    /// The servers, and where in them.
+    pub(crate) cql: Cql,
+    /// How long the log is kept.
+    pub(crate) retention: Duration,
+    /// Bytes that the live ends of all logs may take.
+    pub(crate) ring_bytes_max: usize,
+    /// Jobs that may wait, of one tenant.
+    pub(crate) queue_entries_max: usize,
+    /// Bytes that may wait, of one tenant; one larger job always passes.
+    pub(crate) queue_bytes_max: usize,
+}
+
+impl CqlOptions {
+    /// The usual ones.
+    pub(crate) fn new(cql: Cql) -> Self {
+        Self {
+            cql,
+            retention: Duration::from_secs(7 * 24 * 3_600),
+            ring_bytes_max: 256 << 20,
+            queue_entries_max: 4_096,
+            queue_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// No server answers, or none lets us in.
+    #[error("no CQL server at {points} lets the gateway in: start it, or correct [store.cql]")]
+    Unreachable {
+        /// Where was asked.
+        points: String,
+        /// What the driver says.
+        #[source]
+        source: Box<scylla::errors::NewSessionError>,
+    },
+    /// A file of the configuration can't be used.
+    #[error("the file {} of [store.cql] can't be used", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The tables are not there, and can't be.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// Another gateway has the cluster.
+    #[error(
+        "the cluster {cluster} is in use: stop the gateway that has it, or choose another name with store.cql.cluster"
+    )]
+    InUse {
+        /// Which.
+        cluster: String,
+    },
+    /// The lease can't be read or written.
+    #[error("the cluster {cluster} can't be taken")]
+    Lease {
+        /// Which.
+        cluster: String,
+        /// What the driver says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The servers do not take a statement.
+    #[error("the database refuses a statement")]
+    Statements(#[source] Box<scylla::errors::PrepareError>),
+    /// The keyspace can't be used.
+    #[error("the keyspace can't be used")]
+    Keyspace(#[source] Box<scylla::errors::UseKeyspaceError>),
+    /// What is there can't be read.
+    #[error("what is stored can't be read")]
+    Load(#[source] StoreError),
+}
+
+/// What `buho schema print` says.
+pub fn schema_text(cql: &Cql) -> String {
+    schema::text(cql)
+}
+
+/// Reaches the servers and applies the schema, or only looks.
+///
+/// # Errors
+///
+/// When the servers can't be reached, or the keyspace has another schema.
+pub async fn schema_work(
+    cql: &Cql,
+    apply: bool,
+) -> Result<SchemaFound, Box<dyn std::error::Error + Send + Sync>> {
+    let session = database::connect(cql).await?;
+    let schema = Schema::new(&session, cql);
+    let found = if apply {
+        schema.apply().await
+    } else {
+        schema.look().await
+    };
+    Ok(found?)
+}
+
+/// A store in the tables of a CQL server.
+pub(crate) struct CqlStore {
+    shared: Arc<Shared>,
+    flights: Flights,
+    closed: AtomicBool,
+    running: Mutex<Option<Running>>,
+}
+
+/// The tasks of an open store; they end with it.
+struct Running {
+    writer: JoinSet<()>,
+    beside: JoinSet<()>,
+}
+
+impl CqlStore {
+    /// Opens the store of a cluster, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; each says what to do.
+    pub(crate) async fn open(
+        options: CqlOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let CqlOptions {
+            cql,
+            retention,
+            ring_bytes_max,
+            queue_entries_max,
+            queue_bytes_max,
+        } = options;
+        let session = Box::pin(database::connect(&cql)).await?;
+        if Box::pin(Schema::new(&session, &cql).apply()).await? == SchemaFound::Absent {
+            tracing::info!(keyspace = cql.keyspace, "the schema was applied");
+        }
+        let used = session.use_keyspace(&cql.keyspace, false).await;
+        used.map_err(|it| OpenError::Keyspace(Box::new(it)))?;
+        warn_of_loss(&session, &cql).await;
+        let db = Box::pin(Database::prepare(session, &cql)).await?;
+        let taken = Lease::take(db.session(), &cql.cluster, cql.lease(), Arc::clone(&clock));
+        let lease = Box::pin(taken).await?;
+        let (erasures, to_erase) = mpsc::channel(ERASURES_MAX);
+        let shared = Arc::new(Shared {
+            db,
+            lease,
+            queue: Queue::new(queue_entries_max, queue_bytes_max),
+            tenants: Tenants::new(&cql.cluster),
+            budget: Arc::new(RingBudget::new(ring_bytes_max)),
+            clock,
+            commit_time_max: cql.commit_time_max(),
+            cluster: cql.cluster,
+            entry_ttl: retention + ENTRY_SLACK,
+            erasures,
+        });
+        let (mut writer, mut beside) = (JoinSet::new(), JoinSet::new());
+        beside.spawn(keep_lease(Arc::clone(&shared)));
+        let left = Box::pin(load::load(&shared)).await;
+        for erasure in left.map_err(OpenError::Load)? {
+            // What does not fit in waits for the next start.
+            drop(shared.erasures.try_send(erasure));
+        }
+        beside.spawn(erasure::serve(Arc::clone(&shared), to_erase));
+        writer.spawn(writer::serve(Arc::clone(&shared)));
+        Ok(Arc::new(Self {
+            shared,
+            flights: Flights::default(),
+            closed: AtomicBool::new(false),
+            running: Mutex::new(Some(Running { writer, beside })),
+        }))
+    }
+
+    fn db(&self) -> Result<&Database, StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Away);
+        }
+        Ok(&self.shared.db)
+    }
+
+    fn cluster(&self) -> &str {
+        &self.shared.cluster
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.now()
+    }
+
+    fn existing(&self, tenant: TenantId) -> Option<Arc<Slot>> {
+        self.shared.tenants.existing(tenant)
+    }
+
+    /// The tenant of a device that exists.
+    fn owner(&self, tenant: TenantId, device: DeviceId) -> Option<Arc<Slot>> {
+        self.existing(tenant).filter(|it| it.has(device))
+    }
+
+    fn logged(&self, tenant: TenantId) -> Option<(Arc<Slot>, Arc<Log>)> {
+        let slot = self.existing(tenant)?;
+        let log = Arc::clone(slot.log()?);
+        Some((slot, log))
+    }
+}
+
+async fn keep_lease(shared: Arc<Shared>) {
+    let heard = |answered| {
+        if answered {
+            shared.db.presence.succeeded();
+        } else {
+            shared.db.presence.failed();
+        }
+    };
+    let lease::Lost = Box::pin(shared.lease.keep(shared.db.session(), heard)).await;
+    tracing::error!("another gateway has taken the cluster: the store takes no more writes");
+    shared.queue.stop(SubmitError::Failed);
+}
+
+/// Says where an acknowledged write could be lost.
+async fn warn_of_loss(session: &Session, cql: &Cql) {
+    let state = session.get_cluster_state();
+    let copies = match state.get_keyspace(&cql.keyspace).map(|it| &it.strategy) {
+        Some(Strategy::SimpleStrategy { replication_factor }) => *replication_factor,
+        Some(Strategy::NetworkTopologyStrategy {
+            datacenter_repfactors,
+        }) => datacenter_repfactors.values().copied().min().unwrap_or(0),
+        Some(_) | None => 0,
+    };
+    let quorum = cql.consistency != config::Consistency::One;
+    if SAFE_COPIES <= copies && quorum || lease::syncs_first(session).await {
+        return;
+    }
+    tracing::warn!(
+        copies,
+        consistency = ?cql.consistency,
+        "what was acknowledged may be lost with a server: have 3 copies and a quorum, or let the servers sync first \
+         (commitlog_sync: batch or group)"
+    );
+}
+
+impl fmt::Debug for CqlStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CqlStore").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl actors::ports::Writer for CqlStore {
+    fn submit(&self, tenant: TenantId, job: Job) -> Result<Ticket, SubmitError> {
+        let slot = match self.existing(tenant) {
+            Some(slot) => slot,
+            None if Encoded::makes_tenant(&job.writes) => self.shared.tenants.slot_or_new(tenant),
+            None => {
+                tracing::error!(%tenant, "a job for a tenant that does not exist was refused");
+                return Err(SubmitError::Closing);
+            }
+        };
+        self.shared.queue.check(tenant)?;
+        if self.shared.db.presence.is_away() {
+            return Err(SubmitError::Away);
+        }
+        let encoded = Encoded::of(&self.shared.cluster, &slot, job).map_err(|error| {
+            tracing::error!(%error, "a row could not be encoded");
+            SubmitError::Failed
+        })?;
+        let ticket = self.shared.queue.push(slot, encoded)?;
+        self.shared.db.measures.queued();
+        Ok(ticket)
+    }
+
+    async fn passed(&self, tenant: TenantId, ticket: Ticket) {
+        if let Some(slot) = self.shared.tenants.slot(tenant) {
+            slot.passed(ticket.0).await;
+        }
+    }
+
+    fn log(&self, tenant: TenantId) -> Option<Arc<Log>> {
+        self.existing(tenant)?.log().cloned()
+    }
+
+    fn health(&self) -> StoreHealth {
+        if self.shared.queue.stopped() == Some(SubmitError::Failed) || self.shared.lease.is_lost() {
+            StoreHealth::Failed
+        } else if self.shared.db.presence.is_away() {
+            StoreHealth::Away
+        } else {
+            StoreHealth::Ready
+        }
+    }
+
+    fn durability(&self) -> &'static str {
+        "quorum"
+    }
+
+    async fn close(&self) {
+        let Some(mut running) = self.running.lock().take() else {
+            return;
+        };
+        let shared = &self.shared;
+        shared.queue.stop(SubmitError::Closing);
+        let time_max = shared.commit_time_max + CLOSE_SLACK;
+        let settled = timeout(time_max, running.writer.join_next()).await.is_ok();
+        if !settled {
+            tracing::warn!(
+                "the database did not confirm all commits: the next start completes them"
+            );
+        }
+        running.writer.shutdown().await;
+        if settled && shared.queue.stopped() != Some(SubmitError::Failed) {
+            Box::pin(mark_applied(shared)).await;
+        }
+        self.closed.store(true, Ordering::Release);
+        running.beside.shutdown().await;
+        if !shared.lease.is_lost() {
+            Box::pin(shared.lease.release(shared.db.session())).await;
+        }
+        shared
+            .tenants
+            .all()
+            .iter()
+            .filter_map(|it| it.log())
+            .for_each(|it| it.close());
+    }
+}
+
+/// Says in the journals that everything is in its rows, so that the next start need not write it again.
+async fn mark_applied(shared: &Shared) {
+    let mut slots = shared.tenants.all();
+    slots.retain(|it| 0 < it.shown());
+    let mark = |slot: Arc<Slot>| async move {
+        let ledger = slot.ledger.lock().await;
+        let mut mark = journal::mark(&slot.key(), &ledger, shared.lease.fence());
+        mark.stamp = shared.lease.stamps(1);
+        if let Err(error) = shared.db.write(&[mark]).await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a mark was not written"
+            );
+        }
+    };
+    let marks: Vec<_> = slots.into_iter().map(mark).collect();
+    stream::iter(marks)
+        .for_each_concurrent(MARKS_MAX, |it| it)
+        .await;
+}

@@ -1,0 +1,348 @@
+//! `schema.cql`: what of it a keyspace has, and how the rest comes into it.
+//!
+//! Whoever finds a keyspace without it takes a lock (a light transaction on `schema_state`), makes the tables, and
+//! writes version and digest behind the last one. Others wait for that, or go on where it was left.
+
+use std::time::Duration;
+
+use actors::model::EventId;
+use scylla::client::session::Session;
+use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::{Consistency, Statement};
+use scylla::value::Row;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, sleep};
+
+use crate::config::{Cql, Replication};
+
+/// The file.
+const SCHEMA: &str = include_str!("../../../schema.cql");
+/// The version of the file.
+const VERSION: i32 = 1;
+/// How long one statement of it may take: servers agree on a schema slowly.
+const STATEMENT_MAX: Duration = Duration::from_secs(30);
+/// How long one that applies it may be heard of no more before another takes over.
+const LOCK_SECONDS: i32 = 60;
+/// How long is waited for one that applies it.
+const WAIT_MAX: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What a keyspace has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaFound {
+    /// Nothing, or what was left when one that applied it was stopped.
+    Absent,
+    /// This version.
+    Same,
+}
+
+/// Why the schema is not there, and can't be.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// A newer version has written it.
+    #[error(
+        "the keyspace {keyspace} has schema version {found}, and this version knows no more than {VERSION}: start the newer version again"
+    )]
+    Newer {
+        /// The keyspace.
+        keyspace: String,
+        /// Its version.
+        found: i32,
+    },
+    /// The keyspace is somebody else's.
+    #[error(
+        "the keyspace {keyspace} has tables that are not this gateway's: set store.cql.keyspace to another one"
+    )]
+    Foreign {
+        /// The keyspace.
+        keyspace: String,
+    },
+    /// Somebody applies it for too long.
+    #[error(
+        "the schema of keyspace {keyspace} is being applied by somebody else for too long: try again in a minute"
+    )]
+    Busy {
+        /// The keyspace.
+        keyspace: String,
+    },
+    /// The server refuses.
+    #[error(
+        "the schema of keyspace {keyspace} can't be read or applied: look at the user's permissions"
+    )]
+    Refused {
+        /// The keyspace.
+        keyspace: String,
+        /// What the driver says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A light transaction or a look that failed.
+pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// The whole schema as it would be applied, for people and for `cqlsh`.
+#[must_use]
+pub(crate) fn text(cql: &Cql) -> String {
+    format!(
+        "{};\n\nUSE {};\n\n{SCHEMA}",
+        create_keyspace(cql),
+        cql.keyspace
+    )
+}
+
+/// The statements of the file; each does nothing where its table is there.
+fn statements() -> Vec<String> {
+    let lines = SCHEMA
+        .lines()
+        .filter(|it| !it.trim_start().starts_with("--"));
+    let code = lines.collect::<Vec<_>>().join(" ");
+    let words = |it: &str| it.split_whitespace().collect::<Vec<_>>().join(" ");
+    code.split(';')
+        .map(words)
+        .filter(|it| !it.is_empty())
+        .map(|it| it.replacen("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1))
+        .collect()
+}
+
+fn digest() -> String {
+    let hash = Sha256::digest(statements().join(";"));
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn create_keyspace(cql: &Cql) -> String {
+    let copies = match &cql.replication {
+        Replication::Everywhere(factor) => format!("'replication_factor': {factor}"),
+        Replication::Datacenters(datacenters) => datacenters
+            .iter()
+            .map(|(name, factor)| format!("'{name}': {factor}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    };
+    format!(
+        "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = {{'class': 'NetworkTopologyStrategy', {copies}}}",
+        cql.keyspace
+    )
+}
+
+/// Works on the schema of one keyspace.
+pub(crate) struct Schema<'a> {
+    session: &'a Session,
+    cql: &'a Cql,
+}
+
+impl<'a> Schema<'a> {
+    pub(crate) fn new(session: &'a Session, cql: &'a Cql) -> Self {
+        Self { session, cql }
+    }
+
+    fn keyspace(&self) -> String {
+        self.cql.keyspace.clone()
+    }
+
+    fn refused(&self, source: Fault) -> SchemaError {
+        SchemaError::Refused {
+            keyspace: self.keyspace(),
+            source,
+        }
+    }
+
+    /// What the keyspace has.
+    pub(crate) async fn look(&self) -> Result<SchemaFound, SchemaError> {
+        let found = self.find().await.map_err(|it| self.refused(it))?;
+        match found {
+            Found::Nothing | Found::Begun => Ok(SchemaFound::Absent),
+            Found::Foreign => Err(SchemaError::Foreign {
+                keyspace: self.keyspace(),
+            }),
+            Found::Version(version, found) if version == VERSION && found == digest() => {
+                Ok(SchemaFound::Same)
+            }
+            Found::Version(version, _) if VERSION < version => Err(SchemaError::Newer {
+                keyspace: self.keyspace(),
+                found: version,
+            }),
+            Found::Version(_, _) => Err(SchemaError::Foreign {
+                keyspace: self.keyspace(),
+            }),
+        }
+    }
+
+    /// Makes what is not there; says what was there before. Twice is once.
+    pub(crate) async fn apply(&self) -> Result<SchemaFound, SchemaError> {
+        if self.look().await? == SchemaFound::Same {
+            return Ok(SchemaFound::Same);
+        }
+        let holder = EventId::generate().to_string();
+        let begin = async {
+            self.define(&create_keyspace(self.cql)).await?;
+            if let Some(first) = statements().first() {
+                self.define(&self.qualified(first)).await?;
+            }
+            let row = format!(
+                "INSERT INTO {}.schema_state (id) VALUES (0) IF NOT EXISTS",
+                self.cql.keyspace
+            );
+            transact(self.session, &row, ()).await
+        };
+        begin.await.map_err(|it| self.refused(it))?;
+        let since = Instant::now();
+        while !self.lock(&holder).await.map_err(|it| self.refused(it))? {
+            if WAIT_MAX < since.elapsed() {
+                return Err(SchemaError::Busy {
+                    keyspace: self.keyspace(),
+                });
+            }
+            sleep(LOOK_AGAIN).await;
+            if self.look().await? == SchemaFound::Same {
+                return Ok(SchemaFound::Same);
+            }
+        }
+        // Another may have ended between the look and the lock.
+        let found = self.look().await?;
+        let make = async {
+            for statement in statements() {
+                self.define(&self.qualified(&statement)).await?;
+            }
+            let done = format!(
+                "UPDATE {}.schema_state SET version = ?, digest = ?, holder = null WHERE id = 0 IF holder = ?",
+                self.cql.keyspace
+            );
+            transact(self.session, &done, (VERSION, digest(), &holder)).await
+        };
+        make.await.map_err(|it| self.refused(it))?;
+        Ok(found)
+    }
+
+    async fn lock(&self, holder: &str) -> Result<bool, Fault> {
+        let lock = format!(
+            "UPDATE {}.schema_state USING TTL {LOCK_SECONDS} SET holder = ? WHERE id = 0 IF holder = null",
+            self.cql.keyspace
+        );
+        transact(self.session, &lock, (holder,)).await
+    }
+
+    fn qualified(&self, statement: &str) -> String {
+        let table = format!("CREATE TABLE IF NOT EXISTS {}.", self.cql.keyspace);
+        statement.replacen("CREATE TABLE IF NOT EXISTS ", &table, 1)
+    }
+
+    async fn define(&self, cql: &str) -> Result<(), Fault> {
+        let mut statement = Statement::new(cql);
+        statement.set_request_timeout(Some(STATEMENT_MAX));
+        self.session.query_unpaged(statement, ()).await?;
+        Ok(())
+    }
+
+    async fn find(&self) -> Result<Found, Fault> {
+        let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
+        let tables = look(self.session, tables, (&self.cql.keyspace,)).await?;
+        let tables = tables.into_rows_result()?;
+        let mut names = Vec::new();
+        for row in tables.rows::<(String,)>()? {
+            names.push(row?.0);
+        }
+        if names.is_empty() {
+            return Ok(Found::Nothing);
+        }
+        if !names.iter().any(|it| it == "schema_state") {
+            return Ok(Found::Foreign);
+        }
+        let state = format!(
+            "SELECT version, digest FROM {}.schema_state WHERE id = 0",
+            self.cql.keyspace
+        );
+        let mut state = self.session.prepare(state).await?;
+        state.set_consistency(Consistency::Serial);
+        let state = self.session.execute_unpaged(&state, ()).await?;
+        let state = state.into_rows_result()?;
+        let state = state.maybe_first_row::<(Option<i32>, Option<String>)>()?;
+        Ok(match state {
+            Some((Some(version), Some(digest))) => Found::Version(version, digest),
+            Some((_, _)) | None => Found::Begun,
+        })
+    }
+}
+
+enum Found {
+    Nothing,
+    Begun,
+    Foreign,
+    Version(i32, String),
+}
+
+/// Runs a statement once.
+pub(super) async fn look(
+    session: &Session,
+    cql: &str,
+    values: impl SerializeRow,
+) -> Result<QueryResult, Fault> {
+    let prepared = session.prepare(cql).await?;
+    Ok(Box::pin(session.execute_unpaged(&prepared, values)).await?)
+}
+
+/// Runs a light transaction; says whether it was applied. The servers differ in what else they answer.
+pub(super) async fn transact(
+    session: &Session,
+    cql: &str,
+    values: impl SerializeRow,
+) -> Result<bool, Fault> {
+    let rows = look(session, cql, values).await?.into_rows_result()?;
+    let column = rows
+        .column_specs()
+        .get_by_name("[applied]")
+        .map(|(at, _)| at);
+    let row = rows.first_row::<Row>()?;
+    let told = column.and_then(|at| row.columns.get(at)?.as_ref()?.as_boolean());
+    told.ok_or_else(|| "a light transaction did not say whether it was applied".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::cql::change::Kind;
+    use crate::store::cql::look::Look;
+
+    #[test]
+    fn the_file_holds_its_version_and_every_table_that_is_used() {
+        assert!(SCHEMA.contains(&format!("-- version {VERSION}\n")));
+        let statements = statements();
+        assert!(statements[0].starts_with("CREATE TABLE IF NOT EXISTS schema_state ("));
+        let made = |table: &str| {
+            let start = format!("CREATE TABLE IF NOT EXISTS {table} (");
+            statements.iter().any(|it| it.starts_with(&start))
+        };
+        let used = Kind::ALL
+            .iter()
+            .map(|it| it.cql())
+            .chain(Look::ALL.iter().map(|it| it.cql()));
+        for cql in used {
+            let mut words = cql
+                .split(' ')
+                .skip_while(|it| *it != "INTO" && *it != "FROM");
+            let table = words.nth(1).unwrap();
+            assert!(made(table), "{table}");
+        }
+    }
+
+    #[test]
+    fn every_table_names_its_query() {
+        let mut comment = String::new();
+        let mut tables = 0;
+        for line in SCHEMA.lines() {
+            match line.strip_prefix("--") {
+                Some(said) => comment.push_str(said),
+                None if line.starts_with("CREATE TABLE") => {
+                    assert!(comment.contains("Read: "), "{line}");
+                    tables += 1;
+                }
+                None => comment.clear(),
+            }
+        }
+        assert_eq!(tables, statements().len());
+        for word in ["INDEX", "MATERIALIZED", "counter", "ALLOW FILTERING"] {
+            assert!(!statements().concat().contains(word), "{word}");
+        }
+    }
+}
