@@ -1,8 +1,11 @@
 //! The contract on a real server, and what only tables on servers can do.
 //!
-//! `BUHO_TEST_CQL` names the servers (`host:port`, between commas); without it each case says so and passes.
+//! The server is that of the black-box tests; where there is none and none is required, each case says so and passes.
 
 use std::sync::Arc;
+
+#[path = "../../../tests/cql/server.rs"]
+mod server;
 
 use super::{CqlOptions, CqlStore};
 use crate::config::Config;
@@ -15,18 +18,14 @@ struct Servers {
 
 /// The servers to test on.
 fn servers() -> Option<Servers> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "where the servers are, only the environment of the tests knows"
-    )]
-    let points = std::env::var("BUHO_TEST_CQL").ok();
-    let Some(points) = points else {
-        eprintln!("not run: BUHO_TEST_CQL names no server");
+    if let Some(reason) = server::absence() {
+        eprintln!("not run: {reason}");
         return None;
-    };
+    }
     let mut config = Config::from_toml("").unwrap().store.cql;
-    config.contact_points = points.split(',').map(str::to_owned).collect();
-    config.keyspace = format!("buho_test_{}", std::process::id());
+    config.contact_points = server::contact_points().to_vec();
+    // That of the black-box tests too: making tables is slow.
+    config.keyspace = "buho_test".to_owned();
     config.cluster = actors::model::EventId::generate().to_string();
     config.replication = "1".parse().unwrap();
     // The machine may be busy with many cases at once.
