@@ -400,9 +400,12 @@ impl Database {
     }
 }
 
+/// A table, and the cells that name a partition of it.
+type Partition = (&'static str, Vec<Cell>);
+
 /// Splits changes into batches: each of one partition, none too large.
 pub(super) fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
-    let mut open: HashMap<(&'static str, Vec<Cell>), (usize, Vec<Change>)> = HashMap::new();
+    let mut open: HashMap<Partition, (usize, Vec<Change>)> = HashMap::new();
     let mut full = Vec::new();
     for change in changes {
         let (table, partition) = change.partition();

@@ -58,15 +58,14 @@ mod look;
 mod measures;
 mod plan;
 mod queue;
-mod schema;
+pub(super) mod schema;
 mod tenants;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use schema::SchemaError;
-pub use schema::SchemaFound;
+use schema::{SchemaError, SchemaFound};
 
 /// Removed devices that wait to be erased; what is beyond it is erased after the next start.
 const ERASURES_MAX: usize = 1_024;
@@ -109,7 +108,7 @@ impl CqlOptions {
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
+pub enum OpenError {
     /// No server answers, or none lets us in.
     #[error("no CQL server at {points} lets the gateway in: start it, or correct [store.cql]")]
     Unreachable {
@@ -157,30 +156,6 @@ pub(crate) enum OpenError {
     /// What is there can't be read.
     #[error("what is stored can't be read")]
     Load(#[source] StoreError),
-}
-
-/// What `buho schema print` says.
-pub fn schema_text(cql: &Cql) -> String {
-    schema::text(cql)
-}
-
-/// Reaches the servers and applies the schema, or only looks.
-///
-/// # Errors
-///
-/// When the servers can't be reached, or the keyspace has another schema.
-pub async fn schema_work(
-    cql: &Cql,
-    apply: bool,
-) -> Result<SchemaFound, Box<dyn std::error::Error + Send + Sync>> {
-    let session = database::connect(cql).await?;
-    let schema = Schema::new(&session, cql);
-    let found = if apply {
-        schema.apply().await
-    } else {
-        schema.look().await
-    };
-    Ok(found?)
 }
 
 /// A store in the tables of a CQL server.
@@ -241,8 +216,9 @@ impl CqlStore {
         beside.spawn(keep_lease(Arc::clone(&shared)));
         let left = Box::pin(load::load(&shared)).await;
         for erasure in left.map_err(OpenError::Load)? {
-            // What does not fit in waits for the next start.
-            drop(shared.erasures.try_send(erasure));
+            if shared.erasures.try_send(erasure).is_err() {
+                tracing::info!("rows of a removed device are erased after the next start");
+            }
         }
         beside.spawn(erasure::serve(Arc::clone(&shared), to_erase));
         writer.spawn(writer::serve(Arc::clone(&shared)));
