@@ -23,9 +23,7 @@ use crate::connector::simulator::{Simulator, SimulatorOptions};
 use crate::credentials::Credentials;
 use crate::http::{self, Api, ApiState, ServeLimits};
 use crate::operator::{OperatorDesk, OperatorSocket, SocketError};
-use crate::store::{
-    CqlOptions, CqlStore, EmbeddedOptions, EmbeddedStore, OpenError, schema,
-};
+use crate::store::{CqlOptions, CqlStore, EmbeddedOptions, EmbeddedStore, OpenError, schema};
 use crate::telemetry::Metrics;
 use crate::ws::Sockets;
 
@@ -224,6 +222,9 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn S
     match config.store.kind {
         StoreKind::Embedded => Ok(open_embedded(config, clock).await?),
         StoreKind::Cql => {
+            // The operator's socket lies there.
+            let folder = tokio::fs::create_dir_all(&config.store.path).await;
+            folder.map_err(|error| StartError::Operator(Box::new(error)))?;
             let options = CqlOptions {
                 retention: config.streams.retention(),
                 ring_bytes_max: config.streams.ring_bytes_max,

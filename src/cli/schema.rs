@@ -19,7 +19,10 @@ pub(super) fn carry(config: &Config, command: &SchemaCommand, json: bool) -> Res
             print::to_stdout(schema::text(cql).trim_end());
             return Ok(());
         }
-        SchemaCommand::Apply => (true, ["the schema was applied", "the schema was there already"]),
+        SchemaCommand::Apply => (
+            true,
+            ["the schema was applied", "the schema was there already"],
+        ),
         SchemaCommand::Check => (false, ["the schema is not there", "the schema is there"]),
     };
     let runtime = Builder::new_current_thread().enable_all().build();

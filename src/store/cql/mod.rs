@@ -150,9 +150,6 @@ pub enum OpenError {
     /// The servers do not take a statement.
     #[error("the database refuses a statement")]
     Statements(#[source] Box<scylla::errors::PrepareError>),
-    /// The keyspace can't be used.
-    #[error("the keyspace can't be used")]
-    Keyspace(#[source] Box<scylla::errors::UseKeyspaceError>),
     /// What is there can't be read.
     #[error("what is stored can't be read")]
     Load(#[source] StoreError),
@@ -193,11 +190,9 @@ impl CqlStore {
         if Box::pin(Schema::new(&session, &cql).apply()).await? == SchemaFound::Absent {
             tracing::info!(keyspace = cql.keyspace, "the schema was applied");
         }
-        let used = session.use_keyspace(&cql.keyspace, false).await;
-        used.map_err(|it| OpenError::Keyspace(Box::new(it)))?;
         warn_of_loss(&session, &cql).await;
         let db = Box::pin(Database::prepare(session, &cql)).await?;
-        let taken = Lease::take(db.session(), &cql.cluster, cql.lease(), Arc::clone(&clock));
+        let taken = Lease::take(db.session(), &cql, Arc::clone(&clock));
         let lease = Box::pin(taken).await?;
         let (erasures, to_erase) = mpsc::channel(ERASURES_MAX);
         let shared = Arc::new(Shared {
