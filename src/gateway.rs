@@ -23,7 +23,7 @@ use crate::connector::simulator::{Simulator, SimulatorOptions};
 use crate::credentials::Credentials;
 use crate::http::{self, Api, ApiState, ServeLimits};
 use crate::operator::{OperatorDesk, OperatorSocket, SocketError};
-use crate::store::{CqlOpenError, CqlOptions, CqlStore, EmbeddedOptions, EmbeddedStore, OpenError};
+use crate::store::{CqlOptions, CqlStore, EmbeddedOptions, EmbeddedStore, OpenError, schema};
 use crate::telemetry::Metrics;
 use crate::ws::Sockets;
 
@@ -54,7 +54,7 @@ pub enum StartError {
     Store(StoreTrouble),
     /// The database can't be used.
     #[error(transparent)]
-    Database(DatabaseTrouble),
+    Database(#[from] schema::OpenError),
     /// The address is taken or not ours.
     #[error("can't listen on {address}: free the address, or choose another with --listen")]
     Listen {
@@ -84,11 +84,6 @@ impl std::fmt::Display for StoreTrouble {
         self.0.fmt(f)
     }
 }
-
-/// Why the database can't be used, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct DatabaseTrouble(CqlOpenError);
 
 impl StartError {
     /// The exit code that stands for it.
@@ -227,13 +222,15 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn S
     match config.store.kind {
         StoreKind::Embedded => Ok(open_embedded(config, clock).await?),
         StoreKind::Cql => {
+            // The operator's socket lies there.
+            let folder = tokio::fs::create_dir_all(&config.store.path).await;
+            folder.map_err(|error| StartError::Operator(Box::new(error)))?;
             let options = CqlOptions {
                 retention: config.streams.retention(),
                 ring_bytes_max: config.streams.ring_bytes_max,
                 ..CqlOptions::new(config.store.cql.clone())
             };
-            let opened = Box::pin(CqlStore::open(options, Arc::clone(clock))).await;
-            Ok(opened.map_err(|it| StartError::Database(DatabaseTrouble(it)))?)
+            Ok(Box::pin(CqlStore::open(options, Arc::clone(clock))).await?)
         }
     }
 }

@@ -61,6 +61,11 @@ pub(super) enum Command {
     },
     /// The tree of the running gateway's actors
     Supervision,
+    /// The tables of the CQL store, in the keyspace of [store.cql]
+    Schema {
+        #[command(subcommand)]
+        command: SchemaCommand,
+    },
     /// The configuration
     Config {
         #[command(subcommand)]
@@ -130,6 +135,16 @@ pub(super) enum KeyCommand {
 pub(super) enum JwtCommand {
     /// Sign with a new key from now on; tokens that are out stay valid
     Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SchemaCommand {
+    /// The statements that make keyspace and tables
+    Print,
+    /// Make what is not there yet; a start of the gateway does the same
+    Apply,
+    /// Say whether the keyspace has them
+    Check,
 }
 
 #[derive(Debug, Subcommand)]

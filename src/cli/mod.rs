@@ -6,6 +6,7 @@
 mod arguments;
 mod back_office;
 mod print;
+mod schema;
 mod serve;
 
 use std::fmt::Display;
@@ -72,6 +73,9 @@ fn carry(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Jwt { command } => {
             back_office::jwt(&configuration(&places, None)?, &command, places.json)
+        }
+        Command::Schema { command } => {
+            schema::carry(&configuration(&places, None)?, &command, places.json)
         }
         Command::Supervision => {
             back_office::supervision(&configuration(&places, None)?, places.json)

@@ -10,5 +10,11 @@ mod cql;
 mod embedded;
 mod rows;
 
-pub(crate) use cql::{CqlOptions, CqlStore, OpenError as CqlOpenError};
+pub(crate) use cql::{CqlOptions, CqlStore};
+/// The tables of the CQL store.
+pub mod schema {
+    pub use super::cql::OpenError;
+    pub use super::cql::schema::{SchemaError, SchemaFound, apply, check, text};
+}
+
 pub(crate) use embedded::{EmbeddedOptions, EmbeddedStore, OpenError};

@@ -25,7 +25,7 @@ use super::job::ttl;
 use super::journal::{self, Written};
 use super::lease::{Lease, Lost};
 use super::measures::Commit;
-use super::plan::{ClaimKey, Effect, Plan};
+use super::plan::{ClaimKey, Effect, Plan, Told};
 use super::queue::{Queue, Queued};
 use super::tenants::{Slot, Tenants};
 
@@ -187,7 +187,7 @@ impl Shared {
         plan.seal(|count| self.lease.stamps(count));
         let writes = !plan.changes.is_empty();
         if !writes && !plan.touches_log {
-            plan.told.into_iter().for_each(super::plan::Told::tell_own);
+            plan.told.into_iter().for_each(Told::tell_own);
             return Ok(());
         }
         if writes {
@@ -226,7 +226,7 @@ impl Shared {
                     drop(work);
                     plan.tell_early(|| SubmitError::Away.into());
                     slot.show();
-                    plan.told.into_iter().for_each(super::plan::Told::tell_own);
+                    plan.told.into_iter().for_each(Told::tell_own);
                     return Ok(());
                 }
                 None => {
@@ -237,7 +237,7 @@ impl Shared {
         };
         if let Err(given) = through {
             plan.tell_early(|| StoreError::Failed);
-            plan.told.into_iter().for_each(super::plan::Told::tell_own);
+            plan.told.into_iter().for_each(Told::tell_own);
             return Err(given);
         }
         self.db.measures.committed(Commit {
@@ -252,7 +252,7 @@ impl Shared {
         ledger.applied = ledger.committed;
         drop(ledger);
         self.show(slot, before, &mut plan);
-        plan.told.into_iter().for_each(super::plan::Told::tell_own);
+        plan.told.into_iter().for_each(Told::tell_own);
         Ok(())
     }
 
@@ -316,9 +316,8 @@ fn claim_keys(jobs: &[Queued]) -> Vec<ClaimKey> {
 
 /// Tells everybody that nothing is written.
 pub(super) fn refuse(jobs: Vec<Queued>, reason: SubmitError) {
-    for Queued { ticket, job } in jobs {
-        let mut told = super::plan::Told {
-            ticket,
+    for Queued { ticket: _, job } in jobs {
+        let mut told = Told {
             done: Some(job.done),
             outcome: Outcome::Mismatch,
             needs_commit: true,

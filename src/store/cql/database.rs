@@ -250,23 +250,23 @@ fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
 }
 
 impl Database {
-    /// Prepares everything in the session's keyspace.
+    /// Prepares everything.
     pub(super) async fn prepare(session: Session, cql: &Cql) -> Result<Self, OpenError> {
         let (mut writes, mut reads) = (HashMap::new(), HashMap::new());
         {
             use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-            let session = &session;
+            let (session, keyspace) = (&session, &*cql.keyspace);
             let write = |kind: &Kind| {
                 let kind = *kind;
                 async move {
-                    let prepared = session.prepare(idempotent(kind.cql())).await;
+                    let prepared = session.prepare(idempotent(kind.cql(), keyspace)).await;
                     prepared.map(|it| (kind, it))
                 }
             };
             let read = |look: &Look| {
                 let look = *look;
                 async move {
-                    let mut prepared = session.prepare(idempotent(look.cql())).await?;
+                    let mut prepared = session.prepare(idempotent(look.cql(), keyspace)).await?;
                     prepared.set_retry_policy(Some(Arc::new(DefaultRetryPolicy::new())));
                     prepared.set_page_size(PAGE_ROWS);
                     Ok::<_, scylla::errors::PrepareError>((look, prepared))
@@ -400,9 +400,12 @@ impl Database {
     }
 }
 
+/// A table, and the cells that name a partition of it.
+type Partition = (&'static str, Vec<Cell>);
+
 /// Splits changes into batches: each of one partition, none too large.
 pub(super) fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
-    let mut open: HashMap<(&'static str, Vec<Cell>), (usize, Vec<Change>)> = HashMap::new();
+    let mut open: HashMap<Partition, (usize, Vec<Change>)> = HashMap::new();
     let mut full = Vec::new();
     for change in changes {
         let (table, partition) = change.partition();
@@ -421,8 +424,17 @@ pub(super) fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
     full
 }
 
-fn idempotent(cql: &str) -> Statement {
-    let mut statement = Statement::new(cql);
+/// A statement with the keyspace before its table: the servers do not like a session that has one.
+pub(super) fn qualified(cql: &str, keyspace: &str) -> String {
+    let table = ["INTO ", "FROM ", "UPDATE "]
+        .into_iter()
+        .find_map(|it| Some(cql.find(it)? + it.len()));
+    let (before, behind) = cql.split_at(table.unwrap_or(0));
+    format!("{before}{keyspace}.{behind}")
+}
+
+fn idempotent(cql: &str, keyspace: &str) -> Statement {
+    let mut statement = Statement::new(qualified(cql, keyspace));
     statement.set_is_idempotent(true);
     statement
 }

@@ -19,7 +19,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OpenError;
+use super::database::qualified;
 use super::schema::{Fault, look, transact};
+use crate::config::Cql;
 
 /// Microseconds of timestamps that are reserved at a time.
 const RESERVE: i64 = 300_000_000;
@@ -49,8 +51,33 @@ struct Term {
     lost: bool,
 }
 
+/// The statements in their keyspace.
+#[derive(Clone, Debug)]
+struct Statements {
+    make: String,
+    take: String,
+    begin: String,
+    renew: String,
+    reserve_more: String,
+    release: String,
+}
+
+impl Statements {
+    fn new(keyspace: &str) -> Self {
+        Self {
+            make: qualified(MAKE, keyspace),
+            take: qualified(TAKE, keyspace),
+            begin: qualified(BEGIN, keyspace),
+            renew: qualified(RENEW, keyspace),
+            reserve_more: qualified(RESERVE_MORE, keyspace),
+            release: qualified(RELEASE, keyspace),
+        }
+    }
+}
+
 /// The right to write into a cluster.
 pub(super) struct Lease {
+    statements: Statements,
     cluster: String,
     holder: String,
     fence: i64,
@@ -68,10 +95,11 @@ impl Lease {
     /// Takes a cluster; waits for the lease of an owner that is heard of no more.
     pub(super) async fn take(
         session: &Session,
-        cluster: &str,
-        length: Duration,
+        cql: &Cql,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
+        let (cluster, length) = (&*cql.cluster, cql.lease());
+        let statements = Statements::new(&cql.keyspace);
         let failed = |source| OpenError::Lease {
             cluster: cluster.to_owned(),
             source,
@@ -81,7 +109,7 @@ impl Lease {
         };
         let holder = EventId::generate().to_string();
         let mut select = session
-            .prepare(SELECT)
+            .prepare(qualified(SELECT, &cql.keyspace))
             .await
             .map_err(|it| failed(it.into()))?;
         select.set_consistency(Consistency::Serial);
@@ -90,7 +118,9 @@ impl Lease {
         loop {
             let owner = owner(session, &select, cluster).await.map_err(failed)?;
             let Some((held_by, fence, stamp, since)) = owner else {
-                transact(session, MAKE, (cluster,)).await.map_err(failed)?;
+                transact(session, &statements.make, (cluster,))
+                    .await
+                    .map_err(failed)?;
                 continue;
             };
             let (fence, stamp) = (fence.unwrap_or_default(), stamp.unwrap_or_default());
@@ -103,6 +133,7 @@ impl Lease {
                 continue;
             }
             let lease = Self {
+                statements: statements.clone(),
                 cluster: cluster.to_owned(),
                 holder: holder.clone(),
                 fence: fence + 1,
@@ -116,10 +147,16 @@ impl Lease {
                 clock: Arc::clone(&clock),
             };
             let take = (lease.seconds(), &holder, cluster, fence);
-            if transact(session, TAKE, take).await.map_err(failed)? {
+            if transact(session, &statements.take, take)
+                .await
+                .map_err(failed)?
+            {
                 let stamp = lease.reserved.load(Ordering::Acquire);
                 let begin = (lease.fence, stamp, cluster, &holder, fence);
-                if transact(session, BEGIN, begin).await.map_err(failed)? {
+                if transact(session, &statements.begin, begin)
+                    .await
+                    .map_err(failed)?
+                {
                     return Ok(lease);
                 }
             }
@@ -201,14 +238,20 @@ impl Lease {
 
     async fn renew(&self, session: &Session) -> Result<bool, Fault> {
         let renew = (self.seconds(), &self.holder, &self.cluster, self.fence);
-        if !transact(session, RENEW, renew).await? {
+        if !transact(session, &self.statements.renew, renew).await? {
             return Ok(false);
         }
         let ahead = self.last.load(Ordering::Acquire).max(micros(&*self.clock));
         let reserved = self.reserved.load(Ordering::Acquire);
         if reserved - RESERVE / 2 < ahead {
             let more = ahead + RESERVE;
-            if !transact(session, RESERVE_MORE, (more, &self.cluster, self.fence)).await? {
+            if !transact(
+                session,
+                &self.statements.reserve_more,
+                (more, &self.cluster, self.fence),
+            )
+            .await?
+            {
                 return Ok(false);
             }
             self.reserved.store(more, Ordering::Release);
@@ -219,7 +262,11 @@ impl Lease {
     /// Gives the cluster back at once.
     pub(super) async fn release(&self, session: &Session) {
         let stamp = self.last.load(Ordering::Acquire) + 1;
-        let release = transact(session, RELEASE, (stamp, &self.cluster, self.fence));
+        let release = transact(
+            session,
+            &self.statements.release,
+            (stamp, &self.cluster, self.fence),
+        );
         if !matches!(timeout(RELEASE_MAX, release).await, Ok(Ok(_))) {
             tracing::info!("the lease could not be given back: it ends by itself");
         }

@@ -58,15 +58,14 @@ mod look;
 mod measures;
 mod plan;
 mod queue;
-mod schema;
+pub(super) mod schema;
 mod tenants;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use schema::SchemaError;
-pub use schema::SchemaFound;
+use schema::{SchemaError, SchemaFound};
 
 /// Removed devices that wait to be erased; what is beyond it is erased after the next start.
 const ERASURES_MAX: usize = 1_024;
@@ -109,7 +108,7 @@ impl CqlOptions {
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
+pub enum OpenError {
     /// No server answers, or none lets us in.
     #[error("no CQL server at {points} lets the gateway in: start it, or correct [store.cql]")]
     Unreachable {
@@ -151,36 +150,9 @@ pub(crate) enum OpenError {
     /// The servers do not take a statement.
     #[error("the database refuses a statement")]
     Statements(#[source] Box<scylla::errors::PrepareError>),
-    /// The keyspace can't be used.
-    #[error("the keyspace can't be used")]
-    Keyspace(#[source] Box<scylla::errors::UseKeyspaceError>),
     /// What is there can't be read.
     #[error("what is stored can't be read")]
     Load(#[source] StoreError),
-}
-
-/// What `buho schema print` says.
-pub fn schema_text(cql: &Cql) -> String {
-    schema::text(cql)
-}
-
-/// Reaches the servers and applies the schema, or only looks.
-///
-/// # Errors
-///
-/// When the servers can't be reached, or the keyspace has another schema.
-pub async fn schema_work(
-    cql: &Cql,
-    apply: bool,
-) -> Result<SchemaFound, Box<dyn std::error::Error + Send + Sync>> {
-    let session = database::connect(cql).await?;
-    let schema = Schema::new(&session, cql);
-    let found = if apply {
-        schema.apply().await
-    } else {
-        schema.look().await
-    };
-    Ok(found?)
 }
 
 /// A store in the tables of a CQL server.
@@ -218,11 +190,9 @@ impl CqlStore {
         if Box::pin(Schema::new(&session, &cql).apply()).await? == SchemaFound::Absent {
             tracing::info!(keyspace = cql.keyspace, "the schema was applied");
         }
-        let used = session.use_keyspace(&cql.keyspace, false).await;
-        used.map_err(|it| OpenError::Keyspace(Box::new(it)))?;
         warn_of_loss(&session, &cql).await;
         let db = Box::pin(Database::prepare(session, &cql)).await?;
-        let taken = Lease::take(db.session(), &cql.cluster, cql.lease(), Arc::clone(&clock));
+        let taken = Lease::take(db.session(), &cql, Arc::clone(&clock));
         let lease = Box::pin(taken).await?;
         let (erasures, to_erase) = mpsc::channel(ERASURES_MAX);
         let shared = Arc::new(Shared {
@@ -241,8 +211,9 @@ impl CqlStore {
         beside.spawn(keep_lease(Arc::clone(&shared)));
         let left = Box::pin(load::load(&shared)).await;
         for erasure in left.map_err(OpenError::Load)? {
-            // What does not fit in waits for the next start.
-            drop(shared.erasures.try_send(erasure));
+            if shared.erasures.try_send(erasure).is_err() {
+                tracing::info!("rows of a removed device are erased after the next start");
+            }
         }
         beside.spawn(erasure::serve(Arc::clone(&shared), to_erase));
         writer.spawn(writer::serve(Arc::clone(&shared)));

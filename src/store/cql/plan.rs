@@ -18,7 +18,6 @@ pub(super) type ClaimKey = (&'static str, Arc<str>);
 
 /// Who waits for the commit.
 pub(super) struct Told {
-    pub(super) ticket: u64,
     /// Told once; gone where it was told before the commit was through.
     pub(super) done: Option<Done>,
     pub(super) outcome: Outcome,
@@ -111,7 +110,7 @@ impl<'a> Plan<'a> {
 
     /// Takes a job in, or turns it down.
     pub(super) fn add(&mut self, queued: Queued) {
-        let Queued { ticket, job } = queued;
+        let Queued { ticket: _, job } = queued;
         let Encoded {
             rows,
             entries,
@@ -160,7 +159,6 @@ impl<'a> Plan<'a> {
             }
         };
         self.told.push(Told {
-            ticket,
             done: Some(done),
             outcome,
             needs_commit,

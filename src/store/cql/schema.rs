@@ -14,6 +14,7 @@ use scylla::value::Row;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
+use super::{OpenError, database};
 use crate::config::{Cql, Replication};
 
 /// The file.
@@ -82,9 +83,29 @@ pub enum SchemaError {
 /// A light transaction or a look that failed.
 pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
+/// Reaches the servers and makes what is not there; says what was there before. Twice is once.
+///
+/// # Errors
+///
+/// When the servers can't be reached, or the keyspace has another schema.
+pub async fn apply(cql: &Cql) -> Result<SchemaFound, OpenError> {
+    let session = database::connect(cql).await?;
+    Ok(Schema::new(&session, cql).apply().await?)
+}
+
+/// Reaches the servers and looks.
+///
+/// # Errors
+///
+/// When the servers can't be reached, or the keyspace has another schema.
+pub async fn check(cql: &Cql) -> Result<SchemaFound, OpenError> {
+    let session = database::connect(cql).await?;
+    Ok(Schema::new(&session, cql).look().await?)
+}
+
 /// The whole schema as it would be applied, for people and for `cqlsh`.
 #[must_use]
-pub(crate) fn text(cql: &Cql) -> String {
+pub fn text(cql: &Cql) -> String {
     format!(
         "{};\n\nUSE {};\n\n{SCHEMA}",
         create_keyspace(cql),
@@ -127,13 +148,13 @@ fn create_keyspace(cql: &Cql) -> String {
 }
 
 /// Works on the schema of one keyspace.
-pub(crate) struct Schema<'a> {
+pub(super) struct Schema<'a> {
     session: &'a Session,
     cql: &'a Cql,
 }
 
 impl<'a> Schema<'a> {
-    pub(crate) fn new(session: &'a Session, cql: &'a Cql) -> Self {
+    pub(super) fn new(session: &'a Session, cql: &'a Cql) -> Self {
         Self { session, cql }
     }
 
@@ -149,7 +170,7 @@ impl<'a> Schema<'a> {
     }
 
     /// What the keyspace has.
-    pub(crate) async fn look(&self) -> Result<SchemaFound, SchemaError> {
+    pub(super) async fn look(&self) -> Result<SchemaFound, SchemaError> {
         let found = self.find().await.map_err(|it| self.refused(it))?;
         match found {
             Found::Nothing | Found::Begun => Ok(SchemaFound::Absent),
@@ -170,7 +191,7 @@ impl<'a> Schema<'a> {
     }
 
     /// Makes what is not there; says what was there before. Twice is once.
-    pub(crate) async fn apply(&self) -> Result<SchemaFound, SchemaError> {
+    pub(super) async fn apply(&self) -> Result<SchemaFound, SchemaError> {
         if self.look().await? == SchemaFound::Same {
             return Ok(SchemaFound::Same);
         }
