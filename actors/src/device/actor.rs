@@ -217,6 +217,7 @@ impl Working {
             StoreHealth::Ready => Ok(()),
             StoreHealth::Full => Err(CommandError::StorageFull),
             StoreHealth::Failed => Err(CommandError::StoreFailed),
+            StoreHealth::Away => Err(CommandError::Unavailable),
         }
     }
 

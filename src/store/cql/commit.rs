@@ -163,6 +163,7 @@ impl Shared {
                     StoreError::Away
                     | StoreError::Full
                     | StoreError::Refused(_)
+                    | StoreError::Gone
                     | StoreError::Damaged { .. }
                     | StoreError::Engine { .. } => SubmitError::Away,
                 };
