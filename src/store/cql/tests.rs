@@ -17,6 +17,7 @@ struct Servers {
 }
 
 /// The servers to test on.
+#[expect(clippy::print_stderr, reason = "a test's output is its standard error")]
 fn servers() -> Option<Servers> {
     if let Some(reason) = server::absence() {
         eprintln!("not run: {reason}");
