@@ -31,6 +31,8 @@ use self::tenants::{Slot, Tenants};
 use self::writer::{Shared, Writer};
 use super::rows;
 
+pub(super) use self::keys::{push_jid, split_jid};
+
 mod cycle;
 mod directory;
 mod engine;
