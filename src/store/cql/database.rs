@@ -1,8 +1,8 @@
 //! The way to the servers: one session, every statement prepared once, a deadline on each call, a bound on how many are
 //! under way.
 //!
-//! The driver routes by token and shard and repeats reads by itself. It never repeats a write: who writes repeats it,
-//! since only he knows that it may be repeated, and has to know whether one that failed may have happened.
+//! The driver routes by token and shard, and asks a second server where the first is slow over a read. It never repeats
+//! a write: who writes repeats it, since he has to know whether one that failed may have happened.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,6 +22,7 @@ use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::response::PagingState;
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
@@ -29,7 +30,7 @@ use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency, Statement};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::OpenError;
 use super::change::{Cell, Change, Kind};
@@ -41,6 +42,10 @@ use crate::config::{self, Cql};
 const AWAY_AFTER: Duration = Duration::from_secs(1);
 /// How long reaching one server may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long one server may take over a read before another is asked too.
+const ASK_ANOTHER: Duration = Duration::from_millis(250);
+/// The pause after a read that failed: it doubles each time.
+const READ_PAUSE: Duration = Duration::from_millis(20);
 /// Statements prepared at the same time.
 const PREPARES_MAX: usize = 16;
 /// Rows that one answer of a server holds.
@@ -270,11 +275,21 @@ impl Link {
                     prepared.map(|it| (kind, it))
                 }
             };
+            let patient = session
+                .get_default_execution_profile_handle()
+                .pointee_to_builder()
+                .retry_policy(Arc::new(DefaultRetryPolicy::new()))
+                .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
+                    max_retry_count: 1,
+                    retry_interval: ASK_ANOTHER,
+                })))
+                .build()
+                .into_handle();
             let read = |look: &Look| {
-                let look = *look;
+                let (look, patient) = (*look, patient.clone());
                 async move {
                     let mut prepared = session.prepare(idempotent(look.cql(), keyspace)).await?;
-                    prepared.set_retry_policy(Some(Arc::new(DefaultRetryPolicy::new())));
+                    prepared.set_execution_profile_handle(Some(patient));
                     prepared.set_page_size(PAGE_ROWS);
                     Ok::<_, scylla::errors::PrepareError>((look, prepared))
                 }
@@ -386,6 +401,7 @@ impl Database {
         read
     }
 
+    /// Reads, and reads again while there is time: servers that have just lost one of them fail a few reads.
     async fn read<T>(
         &self,
         look: Look,
@@ -394,14 +410,37 @@ impl Database {
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
     {
-        let permit = timeout(self.request_time_max, self.permits.acquire()).await;
+        let deadline = Instant::now() + self.request_time_max;
+        let permit = timeout_at(deadline, self.permits.acquire()).await;
         let _permit = permit.map_err(|_| StoreError::Away)?;
         let _under_way = self.measures.under_way();
+        let mut pause = READ_PAUSE;
+        loop {
+            let read = self.read_once(look, &values).await;
+            let again = matches!(read, Err(StoreError::Away))
+                && Instant::now() + pause < deadline
+                && !self.presence.is_away();
+            if !again {
+                return read;
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    async fn read_once<T>(
+        &self,
+        look: Look,
+        values: &(impl SerializeRow + Send + Sync),
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'f> DeserializeRow<'f, 'f> + Send,
+    {
         let link = self.link.load_full();
         let statement = link.reads.get(&look).ok_or(StoreError::Away)?;
         let (mut found, mut place) = (Vec::new(), PagingState::start());
         loop {
-            let page = link.session.execute_single_page(statement, &values, place);
+            let page = link.session.execute_single_page(statement, values, place);
             let (page, more) = page.await.map_err(|error| unread(look, error))?;
             let page = page
                 .into_rows_result()
