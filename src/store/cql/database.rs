@@ -5,43 +5,35 @@
 //! a write: who writes repeats it, since he has to know whether one that failed may have happened.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actors::ports::StoreError;
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use scylla::client::PoolSize;
-use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
-use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
-use scylla::policies::load_balancing::DefaultPolicy;
-use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
+use scylla::policies::retry::DefaultRetryPolicy;
 use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::response::PagingState;
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
+use scylla::statement::Statement;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
-use scylla::statement::{Consistency, SerialConsistency, Statement};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::OpenError;
 use super::change::{Cell, Change, Kind};
+use super::connect::{CONNECT_MAX, connect};
 use super::look::Look;
 use super::measures::{self, Measures};
-use crate::config::{self, Cql};
+use crate::config::Cql;
 
 /// How long failures must last before the servers count as away.
 const AWAY_AFTER: Duration = Duration::from_secs(1);
-/// How long reaching one server may take.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long one server may take over a read before another is asked too.
 const ASK_ANOTHER: Duration = Duration::from_millis(250);
 /// The pause after a read that failed: it doubles each time.
@@ -168,97 +160,6 @@ pub(super) struct Database {
     request_time_max: Duration,
     pub(super) presence: Presence,
     pub(super) measures: Measures,
-}
-
-/// Reaches the servers; looks into no keyspace yet.
-pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
-    let (consistency, serial) = match cql.consistency {
-        config::Consistency::One => (Consistency::One, SerialConsistency::Serial),
-        config::Consistency::Quorum => (Consistency::Quorum, SerialConsistency::Serial),
-        config::Consistency::LocalQuorum => {
-            (Consistency::LocalQuorum, SerialConsistency::LocalSerial)
-        }
-        config::Consistency::All => (Consistency::All, SerialConsistency::Serial),
-    };
-    let mut routes = DefaultPolicy::builder().token_aware(true);
-    if !cql.datacenter.is_empty() {
-        routes = routes
-            .prefer_datacenter(cql.datacenter.clone())
-            .permit_dc_failover(true);
-    }
-    let profile = ExecutionProfile::builder()
-        .consistency(consistency)
-        .serial_consistency(Some(serial))
-        .request_timeout(Some(cql.request_time_max()))
-        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
-        .load_balancing_policy(routes.build())
-        .build();
-    let mut builder = SessionBuilder::new()
-        .known_nodes(&cql.contact_points)
-        .connection_timeout(CONNECT_MAX)
-        .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
-        .keyspaces_to_fetch([&cql.keyspace])
-        .default_execution_profile_handle(profile.into_handle())
-        .tls_context(tls(cql)?);
-    if !cql.user.is_empty() {
-        builder = builder.user(&cql.user, password(cql)?);
-    }
-    builder
-        .build()
-        .await
-        .map_err(|source| OpenError::Unreachable {
-            points: cql.contact_points.join(", "),
-            source: Box::new(source),
-        })
-}
-
-fn unreadable(
-    path: &Path,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> OpenError {
-    OpenError::File {
-        path: path.to_owned(),
-        source: source.into(),
-    }
-}
-
-fn password(cql: &Cql) -> Result<String, OpenError> {
-    if cql.password_file.as_os_str().is_empty() {
-        return Ok(cql.password.reveal().to_owned());
-    }
-    let read = std::fs::read_to_string(&cql.password_file);
-    read.map(|it| it.trim_end().to_owned())
-        .map_err(|error| unreadable(&cql.password_file, error))
-}
-
-fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
-    if cql.tls_ca_file.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, OpenError> {
-        let found = CertificateDer::pem_file_iter(path).map_err(|it| unreadable(path, it))?;
-        found
-            .map(|it| it.map_err(|error| unreadable(path, error)))
-            .collect()
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    for root in certificates(&cql.tls_ca_file)? {
-        let added = roots.add(root);
-        added.map_err(|error| unreadable(&cql.tls_ca_file, error))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unreadable(&cql.tls_ca_file, error))?
-        .with_root_certificates(roots);
-    if cql.tls_cert_file.as_os_str().is_empty() {
-        return Ok(Some(Arc::new(builder.with_no_client_auth())));
-    }
-    let key = PrivateKeyDer::from_pem_file(&cql.tls_key_file)
-        .map_err(|error| unreadable(&cql.tls_key_file, error))?;
-    let own = builder.with_client_auth_cert(certificates(&cql.tls_cert_file)?, key);
-    let own = own.map_err(|error| unreadable(&cql.tls_cert_file, error))?;
-    Ok(Some(Arc::new(own)))
 }
 
 impl Link {
