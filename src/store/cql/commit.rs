@@ -220,6 +220,7 @@ impl Shared {
                 self.write_all(parts).await?;
                 self.write_until_done(&mark, &unknown).await?;
                 unknown.store(true, Ordering::Release);
+                slot.applies();
                 self.apply(changes).await
             };
             let mut work = Box::pin(work);
