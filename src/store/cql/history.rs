@@ -1,6 +1,7 @@
 //! Reads of messages and chats.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use actors::model::{
     Chat, DeviceId, Jid, Message, MessageBody, MessageId, MessageState, Status, TenantId, Timestamp,
@@ -10,6 +11,7 @@ use actors::ports::{
 };
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::time::timeout;
 
 use super::CqlStore;
 use super::change::Cell;
@@ -25,6 +27,8 @@ const LOOKED_AT_MAX: usize = 10_000;
 const FILTERED_READ: usize = 500;
 /// Single messages and chats that are read at the same time.
 const SIDE_BY_SIDE: usize = 16;
+/// How long a read waits for the entries of what it has found.
+const SHOWN_MAX: Duration = Duration::from_secs(1);
 /// Less than every id.
 const BEFORE_ALL: [u8; 1] = [0];
 
@@ -47,7 +51,7 @@ impl History for CqlStore {
         id: MessageId,
     ) -> Result<Option<Message>, StoreError> {
         match self.reader(tenant, device)? {
-            Some(reader) => reader.message_by_id(id).await,
+            Some(reader) => self.shown(tenant, reader.message_by_id(id)).await,
             None => Ok(None),
         }
     }
@@ -64,7 +68,8 @@ impl History for CqlStore {
         // Who asks the same while nothing was committed in between gets the same.
         let shown = self.existing(tenant).map_or(0, |it| it.shown());
         let name = format!("{tenant} {device} {shown} {query:?}");
-        self.flights.once(name, Box::pin(reader.page(&query))).await
+        let page = self.flights.once(name, Box::pin(reader.page(&query)));
+        self.shown(tenant, page).await
     }
 
     async fn chat(
@@ -74,7 +79,7 @@ impl History for CqlStore {
         chat: &Jid,
     ) -> Result<Option<Chat>, StoreError> {
         match self.reader(tenant, device)? {
-            Some(reader) => reader.chat(chat).await,
+            Some(reader) => self.shown(tenant, reader.chat(chat)).await,
             None => Ok(None),
         }
     }
@@ -86,7 +91,7 @@ impl History for CqlStore {
         query: ChatQuery,
     ) -> Result<Vec<Chat>, StoreError> {
         match self.reader(tenant, device)? {
-            Some(reader) => reader.newest_chats(&query).await,
+            Some(reader) => self.shown(tenant, reader.newest_chats(&query)).await,
             None => Ok(Vec::new()),
         }
     }
@@ -155,6 +160,19 @@ impl History for CqlStore {
 }
 
 impl CqlStore {
+    /// Reads, and waits until what was read is shown in the log too, but no longer than a call may take.
+    async fn shown<T>(
+        &self,
+        tenant: TenantId,
+        read: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let found = read.await?;
+        if let Some(slot) = self.existing(tenant) {
+            drop(timeout(SHOWN_MAX, slot.caught_up()).await);
+        }
+        Ok(found)
+    }
+
     /// Reads of a device; `None` where there is no such device.
     fn reader(&self, tenant: TenantId, device: DeviceId) -> Result<Option<Reader<'_>>, StoreError> {
         let db = self.db()?;

@@ -12,7 +12,7 @@
 //! it is tried until it is through, and the tenant waits, since its order may have no hole.
 //!
 //! Reads go past the writer (`history`, `log`, `directory`); each looks into one partition at a time (`look`). Rows of a
-//! job may be read a moment before its entries are shown, but never the other way round.
+//! job are in their tables a moment before its entries are shown; a read that may have found such rows waits for that.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -46,6 +46,7 @@ use crate::config::{self, Cql};
 
 mod change;
 mod commit;
+mod connect;
 mod database;
 mod directory;
 mod erasure;
@@ -188,7 +189,7 @@ impl CqlStore {
             queue_entries_max,
             queue_bytes_max,
         } = options;
-        let session = Box::pin(database::connect(&cql)).await?;
+        let session = Box::pin(connect::connect(&cql)).await?;
         if Box::pin(Schema::new(&session, &cql).apply()).await? == SchemaFound::Absent {
             tracing::info!(keyspace = cql.keyspace, "the schema was applied");
         }

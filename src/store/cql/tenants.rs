@@ -62,7 +62,9 @@ pub(super) struct Slot {
     /// Outbox rows of the commit under way: they may lie in their table already, but are not shown before it is through.
     hidden: Mutex<HashSet<(DeviceId, MessageId)>>,
     known_buckets: Mutex<HashSet<Bucket>>,
-    shown: AtomicU64,
+    shown: watch::Sender<u64>,
+    /// The commit whose rows are being written, by the count of those that will then be through.
+    applying: AtomicU64,
     /// Taken by who commits for the tenant, one at a time.
     pub(super) ledger: tokio::sync::Mutex<Ledger>,
 }
@@ -78,7 +80,8 @@ impl Slot {
             settled: watch::Sender::new(0),
             hidden: Mutex::default(),
             known_buckets: Mutex::default(),
-            shown: AtomicU64::new(0),
+            shown: watch::Sender::new(0),
+            applying: AtomicU64::new(0),
             ledger: tokio::sync::Mutex::new(Ledger::new(id)),
         })
     }
@@ -135,7 +138,7 @@ impl Slot {
     /// Shows all rows: the commit under way is through.
     pub(super) fn show(&self) {
         self.hidden.lock().clear();
-        self.shown.fetch_add(1, Ordering::AcqRel);
+        self.shown.send_modify(|it| *it += 1);
     }
 
     pub(super) fn is_hidden(&self, device: DeviceId, id: MessageId) -> bool {
@@ -144,7 +147,20 @@ impl Slot {
 
     /// How many commits are through: what is read before and after the same number of them is the same.
     pub(super) fn shown(&self) -> u64 {
-        self.shown.load(Ordering::Acquire)
+        *self.shown.borrow()
+    }
+
+    /// Says that the rows of the commit under way are being written from now on.
+    pub(super) fn applies(&self) {
+        self.applying.store(self.shown() + 1, Ordering::Release);
+    }
+
+    /// Waits until what was just read is shown: rows are in their tables a moment before their commit is through.
+    pub(super) async fn caught_up(&self) {
+        let applying = self.applying.load(Ordering::Acquire);
+        let mut shown = self.shown.subscribe();
+        // The sender lives as long as `self`.
+        drop(shown.wait_for(|it| applying <= *it).await);
     }
 
     /// Whether a bucket is known to be written down.
