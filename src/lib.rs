@@ -13,4 +13,4 @@ pub mod operator;
 pub mod telemetry;
 
 pub use gateway::{Gateway, StartError, StoreTrouble};
-pub use store::schema;
+pub use store::{schema, transfer};

@@ -1,0 +1,1 @@
+//! What moves stays the same.
