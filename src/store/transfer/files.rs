@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::record::{Record, Tally};
-use super::{TransferError, unwritable};
+use super::{TransferError, count, unwritable};
 use crate::store::embedded::{sync_folder, write_whole};
 
 /// The version of files and records that this program writes and reads.
@@ -131,7 +131,7 @@ impl Draft {
         }
     }
 
-    /// Makes it durable; the manifest comes last.
+    /// Makes it durable and reads it back; the manifest comes last.
     pub(super) fn end(mut self, made_at: Timestamp) -> Result<Manifest, TransferError> {
         let manifest = Manifest {
             format: FORMAT,
@@ -139,19 +139,25 @@ impl Draft {
             files: self.files,
             tally: std::mem::take(&mut self.tally),
         };
-        self.seal(&manifest)
-            .map_err(TransferError::io(self.root.clone()))?;
-        Ok(manifest)
+        self.place().map_err(TransferError::io(self.root.clone()))?;
+        let backup = Backup {
+            root: self.root.clone(),
+            manifest,
+        };
+        let mut tally = Tally::default();
+        backup.read(|records| Ok(count(&mut tally, &records)?))?;
+        if let Some(difference) = backup.manifest.tally.difference(&tally) {
+            return Err(TransferError::Differs(difference));
+        }
+        seal(&self.root, &backup.manifest).map_err(TransferError::io(self.root))?;
+        Ok(backup.manifest)
     }
 
-    fn seal(&mut self, manifest: &Manifest) -> io::Result<()> {
+    fn place(&mut self) -> io::Result<()> {
         self.end_file()?;
         sync_folder(&self.partial())?;
         fs::rename(self.partial(), self.root.join(RECORDS))?;
-        sync_folder(&self.root)?;
-        let line = serde_json::to_string(manifest)?;
-        let told = format!("{line}\n{}\n", digest(line.as_bytes()));
-        write_whole(&self.root.join(MANIFEST), told.as_bytes())
+        sync_folder(&self.root)
     }
 
     /// Removes what was written. A folder that was there stays.
@@ -160,6 +166,12 @@ impl Draft {
             tracing::warn!(%error, "an unfinished backup could not be removed");
         }
     }
+}
+
+fn seal(root: &Path, manifest: &Manifest) -> io::Result<()> {
+    let line = serde_json::to_string(manifest)?;
+    let told = format!("{line}\n{}\n", digest(line.as_bytes()));
+    write_whole(&root.join(MANIFEST), told.as_bytes())
 }
 
 /// Whether a folder has nothing.
