@@ -1,7 +1,7 @@
 # The gateway in a small image: `docker build -t buho .`
 FROM rust:1.91-bookworm AS build
 WORKDIR /build
-COPY Cargo.toml Cargo.lock LICENSE ./
+COPY Cargo.toml Cargo.lock LICENSE schema.cql ./
 COPY src src
 COPY actors actors
 COPY loadtest loadtest

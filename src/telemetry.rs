@@ -63,8 +63,15 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
+    // The driver tells of every attempt at a server that is away; the store tells once.
+    let driver = if level == LogLevel::Trace {
+        LevelFilter::WARN
+    } else {
+        LevelFilter::OFF
+    };
     Targets::new()
         .with_default(own.min(LevelFilter::WARN))
+        .with_target("scylla", driver)
         .with_targets(OWN.map(|target| (target, own)))
 }
 

@@ -41,6 +41,7 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("actors/src", ".cast(", "actors/src/door.rs"),
     ("actors/src", ".send_message(", "actors/src/door.rs"),
     ("src", ".cast(", "src/never"),
+    ("src", "scylla::", "src/store/cql"),
 ];
 
 #[test]

@@ -33,6 +33,12 @@ pub(crate) trait Opener {
 #[derive(Debug)]
 pub(crate) struct ManualClock(AtomicI64);
 
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self(AtomicI64::new(1_700_000_000_000))
+    }
+}
+
 impl ManualClock {
     fn turn(&self, millis: i64) {
         self.0.fetch_add(millis, Ordering::SeqCst);
@@ -56,7 +62,7 @@ pub(crate) struct World<O: Opener> {
 
 impl<O: Opener> World<O> {
     pub(crate) async fn new(opener: O) -> Self {
-        let clock = Arc::new(ManualClock(AtomicI64::new(1_700_000_000_000)));
+        let clock = Arc::<ManualClock>::default();
         let store = opener.open(Arc::clone(&clock)).await;
         let mut world = Self {
             opener,

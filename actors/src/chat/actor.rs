@@ -14,6 +14,7 @@ use crate::model::{Chat, Direction, EntryDraft, Jid, Message, MessageId};
 use crate::ports::connector::{IncomingMessage, Taken};
 use crate::ports::{
     Answer, Claim, Clock, Done, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Write,
+    passed_unless_away,
 };
 
 pub(super) struct ChatActor;
@@ -60,12 +61,22 @@ impl Actor for ChatActor {
             trace,
             before,
         } = args;
+        let mut settled = Ok(());
         if let Some((cell, ticket)) = before {
             // Never two at a time, and never a row that the predecessor is about to change.
             cell.wait(None).await?;
-            store.passed(home.tenant, ticket).await;
+            settled = passed_unless_away(&*store, home.tenant, ticket).await;
         }
-        let row = store.chat(home.tenant, home.device, &jid).await?;
+        let row = match settled {
+            Ok(()) => store.chat(home.tenant, home.device, &jid).await,
+            Err(away) => Err(away),
+        };
+        // A store that is away for a while is no reason to crash: whoever waits hears it, and the next one tries again.
+        let (row, is_gone) = match row {
+            Ok(row) => (row, false),
+            Err(StoreError::Away) => (None, true),
+            Err(error) => return Err(error.into()),
+        };
         let state = ChatState::new(home.device, jid.clone(), row);
         Ok(Chatting {
             home,
@@ -74,7 +85,7 @@ impl Actor for ChatActor {
             clock,
             trace,
             state,
-            is_gone: false,
+            is_gone,
             waiting: HashMap::new(),
             reads: JoinSet::new(),
         })

@@ -433,6 +433,11 @@ impl Chats {
         }
         let trace = Arc::new(ChatTrace::default());
         trace.used.store(now.as_millis(), Ordering::Relaxed);
+        if let Some(before) = before {
+            // What it waits for its own successor waits for too, should it leave before it has come so far.
+            let ticket = before.trace.ticket.load(Ordering::Acquire);
+            trace.ticket.store(ticket, Ordering::Release);
+        }
         let args = ChatArgs {
             home: home.clone(),
             jid: key.chat.clone(),

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -529,6 +530,28 @@ pub trait Directory: Send + Sync {
 pub trait Store: Writer + History + LogReader + Directory + 'static {}
 
 impl<T: Writer + History + LogReader + Directory + 'static> Store for T {}
+
+/// How often one that waits for a job looks whether the store is away.
+const AWAY_LOOK: Duration = Duration::from_millis(100);
+
+/// Waits until the job with this ticket is settled, but no longer than the store answers.
+///
+/// # Errors
+///
+/// [`StoreError::Away`].
+pub async fn passed_unless_away(
+    writer: &(impl Writer + ?Sized),
+    tenant: TenantId,
+    ticket: Ticket,
+) -> Result<(), StoreError> {
+    let mut passed = std::pin::pin!(writer.passed(tenant, ticket));
+    while tokio::time::timeout(AWAY_LOOK, &mut passed).await.is_err() {
+        if writer.health() == StoreHealth::Away {
+            return Err(StoreError::Away);
+        }
+    }
+    Ok(())
+}
 
 /// Submits a job and waits for what becomes of it.
 ///

@@ -186,6 +186,12 @@ impl Shared {
         );
         jobs.into_iter().for_each(|it| plan.add(it));
         plan.seal(|count| self.lease.stamps(count));
+        // What was turned down for an earlier commit is true already.
+        let (waiting, settled) = std::mem::take(&mut plan.told)
+            .into_iter()
+            .partition(|it| it.needs_commit);
+        plan.told = waiting;
+        settled.into_iter().for_each(Told::tell_own);
         let writes = !plan.changes.is_empty();
         if !writes && !plan.touches_log {
             plan.told.into_iter().for_each(Told::tell_own);
@@ -321,7 +327,7 @@ pub(super) fn refuse(jobs: Vec<Queued>, reason: SubmitError) {
         let mut told = Told {
             done: Some(job.done),
             outcome: Outcome::Mismatch,
-            needs_commit: true,
+            needs_commit: false,
         };
         told.tell(Outcome::Failed(reason.into()));
     }

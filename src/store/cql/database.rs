@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actors::ports::StoreError;
+use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use scylla::client::PoolSize;
@@ -123,7 +124,7 @@ impl Presence {
 
     pub(super) fn succeeded(&self) {
         if self.failing_since.swap(0, Ordering::AcqRel) != 0 && self.millis() != 0 {
-            tracing::info!("the database answers");
+            tracing::info!("the database answers again");
         }
     }
 
@@ -135,7 +136,7 @@ impl Presence {
             Ordering::Acquire,
         );
         if first.is_ok() {
-            tracing::info!("the database does not answer as it should");
+            tracing::warn!("the database does not answer as it should");
         }
     }
 
@@ -147,11 +148,17 @@ impl Presence {
     }
 }
 
-/// The session and what is prepared on it.
-pub(super) struct Database {
-    session: Session,
+/// A session and what is prepared on it.
+pub(super) struct Link {
+    pub(super) session: Session,
     writes: HashMap<Kind, PreparedStatement>,
     reads: HashMap<Look, PreparedStatement>,
+}
+
+/// The servers.
+pub(super) struct Database {
+    link: ArcSwap<Link>,
+    cql: Cql,
     permits: Semaphore,
     request_time_max: Duration,
     pub(super) presence: Presence,
@@ -249,7 +256,7 @@ fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
     Ok(Some(Arc::new(own)))
 }
 
-impl Database {
+impl Link {
     /// Prepares everything.
     pub(super) async fn prepare(session: Session, cql: &Cql) -> Result<Self, OpenError> {
         let (mut writes, mut reads) = (HashMap::new(), HashMap::new());
@@ -288,16 +295,37 @@ impl Database {
             session,
             writes,
             reads,
+        })
+    }
+}
+
+impl Database {
+    /// Works over a link.
+    pub(super) fn new(link: Link, cql: &Cql) -> Self {
+        Self {
+            link: ArcSwap::from_pointee(link),
+            cql: cql.clone(),
             permits: Semaphore::new(cql.concurrency),
             request_time_max: cql.request_time_max(),
             presence: Presence::new(),
             measures: Measures::new(),
-        })
+        }
     }
 
-    /// The session, for what is not a row of the store.
-    pub(super) fn session(&self) -> &Session {
-        &self.session
+    /// The link, for what is not a row of the store.
+    pub(super) fn link(&self) -> Arc<Link> {
+        self.link.load_full()
+    }
+
+    /// Tries a new link in place of one that does not work: the driver waits up to ten seconds between its own attempts.
+    pub(super) async fn relink(&self) {
+        let link = async {
+            let session = connect(&self.cql).await?;
+            Link::prepare(session, &self.cql).await
+        };
+        if let Ok(Ok(link)) = timeout(CONNECT_MAX, Box::pin(link)).await {
+            self.link.store(Arc::new(link));
+        }
     }
 
     /// Writes changes of one partition, all or nothing.
@@ -319,23 +347,24 @@ impl Database {
     }
 
     async fn send(&self, changes: &[Change]) -> Result<(), WriteError> {
+        let link = self.link.load_full();
         let sent: QueryResult = match changes {
             [] => return Ok(()),
             [change] => {
-                let statement = self.writes.get(&change.kind);
+                let statement = link.writes.get(&change.kind);
                 let statement = statement.ok_or(ExecutionError::EmptyPlan)?;
                 let values = change.values();
-                self.session.execute_unpaged(statement, values).await?
+                link.session.execute_unpaged(statement, values).await?
             }
             _ => {
                 let mut batch = Batch::new(BatchType::Unlogged);
                 batch.set_is_idempotent(true);
                 for change in changes {
-                    let statement = self.writes.get(&change.kind);
+                    let statement = link.writes.get(&change.kind);
                     batch.append_statement(statement.ok_or(ExecutionError::EmptyPlan)?.clone());
                 }
                 let values: Vec<Vec<Cell>> = changes.iter().map(Change::values).collect();
-                self.session.batch(&batch, values).await?
+                link.session.batch(&batch, values).await?
             }
         };
         drop(sent);
@@ -368,10 +397,11 @@ impl Database {
         let permit = timeout(self.request_time_max, self.permits.acquire()).await;
         let _permit = permit.map_err(|_| StoreError::Away)?;
         let _under_way = self.measures.under_way();
-        let statement = self.reads.get(&look).ok_or(StoreError::Away)?;
+        let link = self.link.load_full();
+        let statement = link.reads.get(&look).ok_or(StoreError::Away)?;
         let (mut found, mut place) = (Vec::new(), PagingState::start());
         loop {
-            let page = self.session.execute_single_page(statement, &values, place);
+            let page = link.session.execute_single_page(statement, &values, place);
             let (page, more) = page.await.map_err(|error| unread(look, error))?;
             let page = page
                 .into_rows_result()

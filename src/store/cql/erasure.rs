@@ -2,15 +2,20 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actors::model::{DeviceId, TenantId};
 use actors::ports::StoreError;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::change::{Cell, Change, Kind};
 use super::commit::Shared;
 use super::job::{UPSTREAM_SHARDS, small};
 use super::look::Look;
+
+/// The pause after an erasure that got no answer.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// A removed device whose rows are to be erased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +29,15 @@ pub(super) struct Erasure {
 /// Erases one device after the other. What is cut off begins again after the next start.
 pub(super) async fn serve(shared: Arc<Shared>, mut erasures: mpsc::Receiver<Erasure>) {
     while let Some(erasure) = erasures.recv().await {
-        if let Err(error) = Box::pin(erase(&shared, erasure)).await {
-            tracing::info!(
+        while let Err(error) = Box::pin(erase(&shared, erasure)).await {
+            if shared.lease.is_lost() {
+                return;
+            }
+            tracing::debug!(
                 error = &error as &dyn std::error::Error,
-                "rows of a removed device are erased after the next start"
+                "rows of a removed device are erased a little later"
             );
+            sleep(PAUSE).await;
         }
     }
 }

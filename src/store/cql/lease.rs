@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OpenError;
-use super::database::qualified;
+use super::database::{Database, qualified};
 use super::schema::{Fault, look, transact};
 use crate::config::Cql;
 
@@ -205,17 +205,17 @@ impl Lease {
         self.term.borrow().lost
     }
 
-    /// Renews the lease until it is lost. `heard` is told each time whether the servers have answered.
-    pub(super) async fn keep(&self, session: &Session, heard: impl Fn(bool)) -> Lost {
+    /// Renews the lease until it is lost, and so looks whether the servers answer.
+    pub(super) async fn keep(&self, db: &Database) -> Lost {
         loop {
             let due = self.length / 3;
             sleep(due).await;
             loop {
                 let started = Instant::now();
-                let renewed = self.renew(session).await;
-                heard(renewed.is_ok());
+                let renewed = self.renew(&db.link().session).await;
                 match renewed {
                     Ok(true) => {
+                        db.presence.succeeded();
                         let until = started + self.length.mul_f64(0.9);
                         self.term.send_replace(Term { until, lost: false });
                         break;
@@ -225,10 +225,14 @@ impl Lease {
                         return Lost;
                     }
                     Err(error) => {
+                        db.presence.failed();
                         tracing::debug!(
                             error = &*error as &dyn std::error::Error,
                             "the lease could not be renewed"
                         );
+                        if db.presence.is_away() {
+                            db.relink().await;
+                        }
                         sleep(RETRY).await;
                     }
                 }

@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::commit::Shared;
-use self::database::Database;
+use self::database::{Database, Link};
 use self::flights::Flights;
 use self::job::Encoded;
 use self::lease::Lease;
@@ -221,9 +221,10 @@ impl CqlStore {
             tracing::info!(keyspace = cql.keyspace, "the schema was applied");
         }
         warn_of_loss(&session, &cql).await;
-        let db = Box::pin(Database::prepare(session, &cql)).await?;
-        let taken = Lease::take(db.session(), &cql, Arc::clone(&clock));
+        let taken = Lease::take(&session, &cql, Arc::clone(&clock));
         let lease = Box::pin(taken).await?;
+        let link = Box::pin(Link::prepare(session, &cql)).await?;
+        let db = Database::new(link, &cql);
         let (erasures, to_erase) = mpsc::channel(ERASURES_MAX);
         let shared = Arc::new(Shared {
             db,
@@ -288,14 +289,7 @@ impl CqlStore {
 }
 
 async fn keep_lease(shared: Arc<Shared>) {
-    let heard = |answered| {
-        if answered {
-            shared.db.presence.succeeded();
-        } else {
-            shared.db.presence.failed();
-        }
-    };
-    let lease::Lost = Box::pin(shared.lease.keep(shared.db.session(), heard)).await;
+    let lease::Lost = Box::pin(shared.lease.keep(&shared.db)).await;
     tracing::error!("another gateway has taken the cluster: the store takes no more writes");
     shared.queue.stop(SubmitError::Failed);
 }
@@ -396,7 +390,7 @@ impl actors::ports::Writer for CqlStore {
         self.closed.store(true, Ordering::Release);
         running.beside.shutdown().await;
         if !shared.lease.is_lost() {
-            Box::pin(shared.lease.release(shared.db.session())).await;
+            Box::pin(shared.lease.release(&shared.db.link().session)).await;
         }
         shared
             .tenants

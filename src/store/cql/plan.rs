@@ -251,7 +251,8 @@ impl<'a> Plan<'a> {
 
     /// Tells everybody that waits for the commit the same, and keeps their tickets.
     pub(super) fn tell_early(&mut self, error: impl Fn() -> StoreError) {
-        let waiting = self.told.iter_mut().filter(|it| it.needs_commit);
-        waiting.for_each(|it| it.tell(Outcome::Failed(error())));
+        self.told
+            .iter_mut()
+            .for_each(|it| it.tell(Outcome::Failed(error())));
     }
 }

@@ -2,11 +2,29 @@
 //!
 //! `BUHO_TEST_CQL` names the servers (`host:port`, between commas); without it each case says so and passes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::{CqlOptions, CqlStore};
+use actors::model::{
+    DeviceId, Jid, MessageId, MessageState, Status, Tenant, TenantId, TenantLimits,
+};
+use actors::ports::{
+    Clock, History as _, Job, LogReader as _, MessageFilter, MessageQuery, Order, Write,
+    Writer as _, commit,
+};
+
+use super::change::Cell;
+use super::job::Encoded;
+use super::look::Look;
+use super::plan::Plan;
+use super::queue::Queued;
+use super::schema::{self, SchemaError, SchemaFound};
+use super::{CqlOptions, CqlStore, OpenError, database, journal};
 use crate::config::Config;
-use crate::store::contract::{ManualClock, Opener, store_contract};
+use crate::store::contract::{
+    ManualClock, Opener, committed, device_record, entry, jid, message, store_contract,
+};
 
 /// A cluster of its own in the keyspace of this run.
 struct Servers {
@@ -14,6 +32,7 @@ struct Servers {
 }
 
 /// The servers to test on.
+#[expect(clippy::print_stderr, reason = "a case that is not run says so")]
 fn servers() -> Option<Servers> {
     #[expect(
         clippy::disallowed_methods,
@@ -50,3 +69,288 @@ store_contract!(match crate::store::cql::tests::servers() {
     Some(servers) => servers,
     None => return,
 });
+
+/// A tenant with a device in a store.
+struct House {
+    servers: Servers,
+    clock: Arc<ManualClock>,
+    tenant: TenantId,
+    device: DeviceId,
+}
+
+impl House {
+    async fn open(&self) -> Arc<CqlStore> {
+        self.servers.open(Arc::clone(&self.clock)).await
+    }
+
+    async fn new() -> Option<(Self, Arc<CqlStore>)> {
+        let servers = servers()?;
+        let clock = Arc::new(ManualClock::default());
+        let device = device_record(clock.now());
+        let house = Self {
+            servers,
+            clock,
+            tenant: TenantId::generate(),
+            device: device.id,
+        };
+        let store = house.open().await;
+        let tenant = Tenant {
+            id: house.tenant,
+            name: "t".to_owned(),
+            limits: TenantLimits::default(),
+            created_at: house.clock.now(),
+        };
+        let writes = vec![
+            Write::Tenant(Box::new(tenant)),
+            Write::Device(Box::new(device)),
+        ];
+        committed(commit(&*store, house.tenant, writes, vec![], None).await);
+        Some((house, store))
+    }
+
+    fn say(&self, chat: &Jid) -> (MessageId, Write) {
+        let body = message(self.device, chat, "x", self.clock.now());
+        let (id, state) = (body.id, MessageState::new(Status::Queued));
+        (
+            id,
+            Write::Message {
+                body: body.into(),
+                state,
+            },
+        )
+    }
+
+    /// Writes a job into the journal as a commit does, and stops there: with its mark, or right before it.
+    async fn journal_only(&self, store: &CqlStore, writes: Vec<Write>, marked: bool) {
+        let slot = store.existing(self.tenant).unwrap();
+        let shared = &store.shared;
+        let job = Job {
+            writes,
+            entries: vec![entry(self.clock.now(), "{\"n\":1}")],
+            claim: None,
+            done: Box::new(drop),
+        };
+        let job = Encoded::of(&shared.cluster, &slot, job).unwrap();
+        let ledger = slot.ledger.lock().await.clone();
+        let ttl = super::job::ttl(Duration::from_secs(3_600));
+        let mut plan = Plan::new(&slot, ledger, self.clock.now(), ttl, HashMap::new());
+        plan.add(Queued { ticket: 1, job });
+        plan.seal(|count| shared.lease.stamps(count));
+        plan.ledger.committed += 1;
+        let stamps = |count| shared.lease.stamps(count);
+        let fence = shared.lease.fence();
+        let written = journal::encode(&slot.key(), &plan.ledger, fence, &plan.changes, stamps);
+        for part in written.parts {
+            shared.db.write(&[part]).await.unwrap();
+        }
+        if marked {
+            shared.db.write(&written.mark).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_came_to_its_mark_is_completed_by_the_next_owner() {
+    let Some((mut house, store)) = House::new().await else {
+        return;
+    };
+    house.servers.options.cql.lease_ms = 3_000;
+    store.close().await;
+    let store = house.open().await;
+    let chat = jid("51999888777");
+    let (ids, writes): (Vec<_>, Vec<_>) = (0..200).map(|_| house.say(&chat)).unzip();
+    house.journal_only(&store, writes, true).await;
+    let first = store.shared.lease.stamps(1);
+    assert!(
+        store
+            .message(house.tenant, house.device, ids[0])
+            .await
+            .unwrap()
+            .is_none()
+    );
+    // A crash: nothing is given back, and the lease has to end.
+    drop(store);
+    let store = house.open().await;
+    assert_eq!(store.log(house.tenant).unwrap().head().seq, 1);
+    let entries = store.entries(house.tenant, 0, 9, usize::MAX).await.unwrap();
+    assert_eq!(entries.len(), 1);
+    for id in &ids {
+        assert!(
+            store
+                .message(house.tenant, house.device, *id)
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+    assert!(
+        first < store.shared.lease.stamps(1),
+        "an old write never wins"
+    );
+    let (unmarked, writes): (Vec<_>, Vec<_>) = (0..200).map(|_| house.say(&chat)).unzip();
+    house.journal_only(&store, writes, false).await;
+    store.close().await;
+    let store = house.open().await;
+    assert_eq!(store.log(house.tenant).unwrap().head().seq, 1);
+    let (last, write) = house.say(&chat);
+    committed(commit(&*store, house.tenant, vec![write], vec![], None).await);
+    drop(store);
+    let store = house.open().await;
+    let query = MessageQuery {
+        chat: Some(chat),
+        beyond: None,
+        order: Order::Oldest,
+        filter: MessageFilter::default(),
+        limit: 1_000,
+    };
+    let page = store
+        .messages(house.tenant, house.device, query)
+        .await
+        .unwrap();
+    let found: Vec<_> = page.items.iter().map(|it| it.body.id).collect();
+    assert_eq!(found, [&ids[..], &[last]].concat());
+    assert!(!found.contains(&unmarked[0]));
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_owned_by_one_at_a_time() {
+    let Some((mut house, store)) = House::new().await else {
+        return;
+    };
+    house.servers.options.cql.lease_ms = 3_000;
+    store.close().await;
+    let store = house.open().await;
+    let options = house.servers.options.clone();
+    let refused = Box::pin(CqlStore::open(
+        options,
+        Arc::clone(&house.clock) as Arc<dyn Clock>,
+    ))
+    .await;
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    assert!(refused.to_string().contains("store.cql.cluster"));
+    store.close().await;
+    house.open().await.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_is_applied_once_and_another_is_left_alone() {
+    let Some(Servers { options }) = servers() else {
+        return;
+    };
+    let mut cql = options.cql;
+    schema::apply(&cql).await.unwrap();
+    assert_eq!(schema::apply(&cql).await.unwrap(), SchemaFound::Same);
+    assert_eq!(schema::check(&cql).await.unwrap(), SchemaFound::Same);
+    let session = database::connect(&cql).await.unwrap();
+    cql.keyspace = format!("buho_test_foreign_{}", std::process::id());
+    assert_eq!(schema::check(&cql).await.unwrap(), SchemaFound::Absent);
+    let define = async |statement: String| session.query_unpaged(statement, ()).await.unwrap();
+    let keyspace = &cql.keyspace;
+    define(format!(
+        "CREATE KEYSPACE {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}}"
+    ))
+    .await;
+    define(format!(
+        "CREATE TABLE {keyspace}.theirs (id int PRIMARY KEY)"
+    ))
+    .await;
+    let refused = schema::apply(&cql).await.unwrap_err();
+    assert!(
+        matches!(refused, OpenError::Schema(SchemaError::Foreign { .. })),
+        "{refused}"
+    );
+    define(format!(
+        "CREATE TABLE {keyspace}.schema_state (id int PRIMARY KEY, version int, digest text, holder text)"
+    ))
+    .await;
+    define(format!(
+        "INSERT INTO {keyspace}.schema_state (id, version, digest) VALUES (0, 99, 'd')"
+    ))
+    .await;
+    let refused = schema::apply(&cql).await.unwrap_err();
+    let newer = matches!(
+        refused,
+        OpenError::Schema(SchemaError::Newer { found: 99, .. })
+    );
+    assert!(
+        newer
+            && refused
+                .to_string()
+                .contains("start the newer version again"),
+        "{refused}"
+    );
+    define(format!("DROP KEYSPACE {keyspace}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_removed_device_are_erased() {
+    let Some((house, store)) = House::new().await else {
+        return;
+    };
+    let chat = jid("51999888777");
+    let (_, write) = house.say(&chat);
+    let writes = vec![write, Write::DeviceRemoved(house.device)];
+    committed(commit(&*store, house.tenant, writes, vec![], None).await);
+    let slot = store.existing(house.tenant).unwrap();
+    let left = async || {
+        let db = &store.shared.db;
+        let device = slot.key();
+        let scope = (slot.key(), Cell::id(house.device.to_bytes()));
+        let buckets: Vec<(String, i32)> = db.rows(Look::AllChatBuckets, scope).await.unwrap();
+        let devices: Vec<(Vec<u8>, Vec<u8>)> = db.rows(Look::Devices, (device,)).await.unwrap();
+        buckets.len() + devices.len()
+    };
+    let patience = Instant::now() + Duration::from_secs(30);
+    while left().await != 0 {
+        assert!(Instant::now() < patience, "the erasure does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "writes 100,000 messages: minutes"]
+#[expect(clippy::print_stderr, reason = "the figures are what it is run for")]
+async fn a_page_in_the_middle_costs_what_the_first_costs() {
+    let Some((house, store)) = House::new().await else {
+        return;
+    };
+    let chat = jid("51999888777");
+    let mut ids = Vec::new();
+    for _ in 0..500 {
+        let (said, writes): (Vec<_>, Vec<_>) = (0..200).map(|_| house.say(&chat)).unzip();
+        ids.extend(said);
+        committed(commit(&*store, house.tenant, writes, vec![], None).await);
+    }
+    let median = async |beyond| {
+        let mut took = Vec::new();
+        for _ in 0..101 {
+            let query = MessageQuery {
+                chat: Some(chat.clone()),
+                beyond,
+                order: Order::Newest,
+                filter: MessageFilter::default(),
+                limit: 50,
+            };
+            let started = Instant::now();
+            let page = store
+                .messages(house.tenant, house.device, query)
+                .await
+                .unwrap();
+            assert_eq!(page.items.len(), 50);
+            took.push(started.elapsed());
+        }
+        took.sort();
+        took[50]
+    };
+    let (_warm, first, middle) = (
+        median(None).await,
+        median(None).await,
+        median(Some(ids[50_000])).await,
+    );
+    eprintln!("first {first:?}, middle {middle:?}");
+    assert!(middle < first * 3 / 2, "first {first:?}, middle {middle:?}");
+    store.close().await;
+}
