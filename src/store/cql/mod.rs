@@ -66,7 +66,7 @@ mod walk;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use schema::{SchemaError, SchemaFound};
 

@@ -74,9 +74,9 @@ impl Statements {
     async fn prepare(store: &CqlStore) -> Result<Self, StoreError> {
         let of_device = "WHERE tenant = ? AND device = ?";
         let prepare = |cql: String| async move {
-            let db = &store.shared.db;
-            let session = db.session();
-            let mut prepared = session
+            let link = store.shared.db.link();
+            let mut prepared = link
+                .session
                 .prepare(qualified(&cql, &store.shared.keyspace))
                 .await
                 .map_err(unread)?;
@@ -196,10 +196,12 @@ impl Walk<'_> {
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
     {
-        let session = self.store.shared.db.session();
         let (mut place, mut tries) = (PagingState::start(), 0);
         loop {
-            let page = session.execute_single_page(statement, &values, place.clone());
+            let link = self.store.shared.db.link();
+            let page = link
+                .session
+                .execute_single_page(statement, &values, place.clone());
             let (page, more) = match Box::pin(page).await {
                 Ok(read) => read,
                 Err(error) => {

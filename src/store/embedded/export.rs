@@ -134,7 +134,7 @@ impl Export {
                 let (key, value) = row?;
                 let read = self
                     .owners
-                    .record(&view, walked, &key, value, &mut body, self.as_of)?;
+                    .record(&view, walked, &key, &value, &mut body, self.as_of)?;
                 let Some(record) = read else { continue };
                 bytes += record.weight();
                 records.push(record);
@@ -232,15 +232,15 @@ impl Owners {
         view: &View<'_>,
         step: Step,
         key: &[u8],
-        value: UserValue,
+        value: &UserValue,
         body: &mut Option<Bytes>,
         as_of: Timestamp,
     ) -> Result<Option<Record>, StoreError> {
         let tag = match step {
             Step::Tenants => {
-                let number = rows::number(&value, "tenant")?;
+                let number = rows::number(value, "tenant")?;
                 let id = keys::id_at(key, 1).ok_or(DAMAGED)?;
-                let row = rows::without_number(&value, "tenant")?;
+                let row = rows::without_number(value, "tenant")?;
                 let row = Some(Bytes::from(row));
                 return self
                     .tenant(view, TenantId::from_bytes(id), number, row)
@@ -267,7 +267,7 @@ impl Owners {
             Step::Devices => Record::Device {
                 tenant,
                 device: DeviceId::from_bytes(id()?),
-                row: rows::without_number(&value, "device")?.into(),
+                row: rows::without_number(value, "device")?.into(),
             },
             Step::Keys => Record::Key {
                 tenant,
@@ -303,7 +303,7 @@ impl Owners {
                 }
             }
             Step::Answers => {
-                if rows::kept_until(&value).is_none_or(|it| it <= as_of) {
+                if rows::kept_until(value).is_none_or(|it| it <= as_of) {
                     return Ok(None);
                 }
                 let (operation, key) = named(rest)?;

@@ -137,7 +137,7 @@ impl Backups {
             stop: Arc::clone(&self.stop),
         };
         *self.task.lock() = Some(tokio::task::spawn_blocking(move || {
-            work.run(draft, &export)
+            work.run(draft, &export);
         }));
         Ok(())
     }

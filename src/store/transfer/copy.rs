@@ -5,9 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use actors::model::Timestamp;
-use actors::ports::Clock;
+use actors::ports::{Clock, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
 use super::record::Tally;
@@ -158,7 +159,8 @@ impl Copy<'_> {
         let about = self.source.estimate();
         let (out, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
         let (source, from) = (Arc::clone(&self.source), note.mark.clone());
-        let reading = tokio::spawn(async move { source.export(from, out).await });
+        let mut reading = JoinSet::new();
+        reading.spawn(async move { source.export(from, out).await });
         let mut noted_at = Instant::now();
         while let Some(chunk) = chunks.recv().await {
             let mut records = chunk.records;
@@ -174,9 +176,8 @@ impl Copy<'_> {
                 }
             }
         }
-        reading
-            .await
-            .unwrap_or(Err(actors::ports::StoreError::Failed))?;
+        let read = reading.join_next().await;
+        read.and_then(Result::ok).ok_or(StoreError::Failed)??;
         verify(&*self.destination, &note.tally, self.progress).await?;
         self.destination.set_note(None).await?;
         Ok(note.tally)

@@ -21,6 +21,7 @@ use super::{Archive, Chunk, Mark, Phase, TransferError, count, moved, restore};
 use crate::store::contract::{
     answer, chat_row, claim, committed, device_record, entry, jid, message,
 };
+use crate::store::cql::{self, CqlStore, tests as cql_tests};
 use crate::store::embedded::Offline;
 use crate::store::{EmbeddedOptions, EmbeddedStore, OpenError};
 
@@ -168,10 +169,13 @@ async fn filled(path: &Path) -> Vec<TenantId> {
     tenants
 }
 
-fn copying(source: &Arc<Offline>, destination: &Arc<Offline>) -> Copy<'static> {
+fn copying(
+    source: &Arc<impl Archive + 'static>,
+    destination: &Arc<impl Archive + 'static>,
+) -> Copy<'static> {
     Copy {
-        source: Arc::<Offline>::clone(source),
-        destination: Arc::<Offline>::clone(destination),
+        source: Arc::clone(source) as Arc<dyn Archive>,
+        destination: Arc::clone(destination) as Arc<dyn Archive>,
         named: "there".to_owned(),
         progress: &silent,
     }
@@ -296,6 +300,54 @@ async fn a_copy_goes_on_where_it_was_interrupted_and_nobody_serves_it_before() {
     assert_eq!(destination.note().await.unwrap(), None);
     let again = copying(&source, &destination).run(NOW).await.unwrap_err();
     assert!(matches!(again, TransferError::NotEmpty(_)), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_goes_to_servers_and_comes_back() {
+    let Some(options) = cql_tests::options() else {
+        return;
+    };
+    let (from, back) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    filled(from.path()).await;
+    let (source, last) = (offline(from.path()), offline(back.path()));
+    let opened = Box::pin(CqlStore::open_unfinished(options.clone(), clock())).await;
+    let servers = opened.unwrap();
+    // What a copy leaves that was interrupted.
+    let note = serde_json::json!({
+        "source": source.version().await.unwrap(), "began_at": NOW, "mark": null, "tally": Tally::default(),
+    });
+    let note = note.to_string().into_bytes();
+    servers.set_note(Some(note.clone())).await.unwrap();
+    assert_eq!(servers.note().await.unwrap(), Some(note));
+    Archive::close(&*servers).await;
+    let refused = Box::pin(CqlStore::open(options.clone(), clock())).await;
+    assert!(matches!(refused, Err(cql::OpenError::Unfinished { .. })));
+    let opened = Box::pin(CqlStore::open_unfinished(options.clone(), clock())).await;
+    let servers = opened.unwrap();
+    Box::pin(copying(&source, &servers).run(NOW)).await.unwrap();
+    let before = as_moved(records(&*source).await);
+    assert_eq!(before, records(&*servers).await);
+    Archive::close(&*servers).await;
+    drop(servers);
+    // A gateway may start on it, and the copy back finds what it has read.
+    let opened = Box::pin(CqlStore::open(options.clone(), clock())).await;
+    let servers = opened.unwrap();
+    let again = Box::pin(copying(&source, &servers).run(NOW))
+        .await
+        .unwrap_err();
+    assert!(matches!(again, TransferError::NotEmpty(_)), "{again}");
+    Box::pin(copying(&servers, &last).run(NOW)).await.unwrap();
+    let after = records(&*last).await;
+    let came_back: Vec<String> = after
+        .iter()
+        .map(|it| it.replace("epoch: 101", "epoch: 100"))
+        .collect();
+    assert_eq!(before, came_back);
+    assert_eq!(
+        after.iter().filter(|it| it.contains("epoch: 101")).count(),
+        3
+    );
+    Archive::close(&*servers).await;
 }
 
 /// Backs a store up, and gives the folder.
