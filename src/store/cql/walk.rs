@@ -21,7 +21,10 @@ use super::CqlStore;
 use super::change::Cell;
 use super::database::qualified;
 use super::job::{LOG_BUCKET, UPSTREAM_SHARDS, small};
+use super::journal::read_mark;
+use super::load::first_entry;
 use super::look::Look;
+use super::tenants::Ledger;
 use crate::store::rows;
 use crate::store::transfer::record::Record;
 use crate::store::transfer::{CHUNK_BYTES_MAX, CHUNK_RECORDS_MAX, Chunk, Mark};
@@ -267,9 +270,13 @@ impl Walk<'_> {
         let Some(slot) = shared.tenants.slot(tenant) else {
             return Err(DAMAGED);
         };
-        let (head, floor) = {
-            let ledger = slot.ledger.lock().await;
-            (ledger.sequencer.head(), ledger.floor)
+        // Not what is in memory, which an import does not change.
+        let (head, floor) = match read_mark(db, &slot.key()).await? {
+            Some(mark) => {
+                let floor = first_entry(shared, &slot, mark.floor, mark.head.seq).await?;
+                (mark.head, floor)
+            }
+            None => (Ledger::new(tenant).sequencer.head(), 0),
         };
         let row = if tenant == TenantId::GATEWAY {
             None
