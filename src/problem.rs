@@ -248,6 +248,14 @@ impl ApiError {
         self.0.code
     }
 
+    /// Whether the same call may fare better later: such an answer is not kept for retries.
+    pub(crate) fn may_change(&self) -> bool {
+        let status = self.0.code.status();
+        status.is_server_error()
+            || status == StatusCode::TOO_MANY_REQUESTS
+            || self.0.code == Code::IdempotencyInProgress
+    }
+
     /// How long to wait, in seconds.
     pub(crate) const fn retry_after(&self) -> Option<u64> {
         self.0.retry_after
@@ -321,6 +329,7 @@ impl From<StoreError> for ApiError {
             StoreError::Failed => Self::new(Code::StoreFailed),
             StoreError::Full => Self::new(Code::StorageFull),
             StoreError::Away => Self::new(Code::Unavailable),
+            StoreError::Gone => Self::new(Code::NotFound),
             StoreError::Refused(refused) => refused.into(),
             StoreError::Damaged { .. } | StoreError::Engine { .. } => {
                 Self::new(Code::Internal).because(error)

@@ -136,6 +136,23 @@ fn every_problem_has_its_page() {
     }
 }
 
+/// The black-box tests have a harness of their own, which runs what stands in a list of cases and nothing else.
+#[test]
+fn every_black_box_test_is_a_case() {
+    for (path, text) in sources()
+        .into_iter()
+        .filter(|(path, _)| path.starts_with("tests/it"))
+    {
+        for word in ["#[test]", "#[tokio::test"] {
+            assert!(
+                !text.contains(word),
+                "{}: {word} is never run, use `cases!`",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let words = ["TODO", "FIXME", "XXX", "unimplemented!", "todo!", "dbg!"];

@@ -103,10 +103,10 @@ impl Config {
             ("streams.write_stall_ms", streams.write_stall_ms, 1, HOUR_MS),
             ("streams.max_lag", streams.max_lag, 1, u64::MAX),
             (
-                "streams.retention_hours",
-                streams.retention_hours,
+                "streams.retention_seconds",
+                streams.retention_seconds,
                 1,
-                10 * 366 * 24,
+                10 * 366 * 24 * 3600,
             ),
             ("streams.in_flight", u64::from(streams.in_flight), 1, 10_000),
             (

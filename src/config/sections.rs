@@ -90,7 +90,7 @@ pub struct Streams {
     /// Events that a reader may resume over; 0 for all that are kept.
     pub max_resume: u64,
     /// See [`Streams::retention`].
-    pub retention_hours: u64,
+    pub retention_seconds: u64,
     /// Requests under way on one WebSocket.
     pub in_flight: u32,
     /// Frames a second from one WebSocket; 0 for no limit.
@@ -123,7 +123,7 @@ impl Streams {
     /// How long events are kept.
     #[must_use]
     pub const fn retention(&self) -> Duration {
-        Duration::from_secs(self.retention_hours.saturating_mul(3600))
+        Duration::from_secs(self.retention_seconds)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Weak};
 use std::{fmt, mem};
 
@@ -40,6 +41,8 @@ pub(super) struct Credential {
     pub(super) registry: Weak<Registry>,
     pub(super) grant: Grant,
     pub(super) ended: watch::Sender<Ended>,
+    /// When it was last used, in milliseconds.
+    pub(super) used: AtomicI64,
 }
 
 /// What a credential gives.

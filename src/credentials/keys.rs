@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::caller::Ended;
-use super::{Caller, Credentials, is_same};
+use super::{Caller, Credentials, is_same, uses};
 use crate::problem::{ApiError, Code};
 
 /// Where the secrets before the present ones are kept, by key.
@@ -161,10 +161,15 @@ impl Credentials {
         let record = self.store.key(id).await?.ok_or(CommandError::NotFound)?;
         self.write(
             record.tenant,
-            vec![Write::KeyRemoved(id), previous_value(id, None)],
+            vec![
+                Write::KeyRemoved(id),
+                previous_value(id, None),
+                uses::value_of(id, None),
+            ],
         )
         .await?;
         self.registry.end(id, Ended::Revoked);
+        self.uses.forget(id);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod registry;
 mod signing;
 mod tickets;
 mod tokens;
+mod uses;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(crate) use self::caller::{Caller, Ended, RateNow};
 pub(crate) use self::keys::NewKey;
 pub(crate) use self::signing::TTL_MAX;
 pub(crate) use self::tickets::Ticket;
+pub(crate) use self::uses::Use;
 
 use self::attempts::Attempts;
 use self::caller::{Grant, TenantState};
@@ -35,6 +37,7 @@ use self::registry::Registry;
 use self::signing::{KeyRing, TOKEN_BYTES_MAX};
 use self::tickets::Tickets;
 use self::tokens::RevokedTokens;
+use self::uses::Uses;
 use crate::config::Config;
 use crate::problem::{ApiError, Code};
 
@@ -56,6 +59,7 @@ pub(crate) struct Credentials {
     attempts: Attempts,
     tickets: Tickets,
     revoked_tokens: RevokedTokens,
+    uses: Uses,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -94,6 +98,7 @@ impl Credentials {
             attempts: Attempts::default(),
             tickets: Tickets::default(),
             revoked_tokens,
+            uses: Uses::default(),
         };
         match credentials.ensure_signing_key().await {
             Ok(())
@@ -130,6 +135,7 @@ impl Credentials {
         }
         let hash = hash_secret(token);
         if let Some(caller) = self.registry.cached(&hash, now) {
+            self.uses.note(&*self.store, &caller, address, now);
             return Ok(caller);
         }
         self.attempts.check(address, now)?;
@@ -140,7 +146,19 @@ impl Credentials {
         {
             self.attempts.failed(address, now);
         }
+        if let Ok(caller) = &proved {
+            self.uses.note(&*self.store, caller, address, now);
+        }
         proved
+    }
+
+    /// When and from where a key was last used, itself or through one of its tokens.
+    ///
+    /// # Errors
+    ///
+    /// When the store can't be read.
+    pub(crate) async fn last_use(&self, key: &KeyRecord) -> Result<Option<Use>, StoreError> {
+        self.uses.last(&*self.store, key.tenant, key.id).await
     }
 
     /// Takes over what has changed about a tenant: its name and limits count from now on.

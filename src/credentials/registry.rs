@@ -1,7 +1,7 @@
 //! The credentials that were proved: a bounded cache by the hash of their text, and a list of all that somebody
 //! still holds, so that a revocation reaches each of them at once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use actors::model::{KeyId, SecretHash, Timestamp};
@@ -59,6 +59,7 @@ impl Registry {
             registry: Arc::downgrade(self),
             grant,
             ended,
+            used: AtomicI64::new(0),
         });
         self.held.insert(serial, Arc::downgrade(&credential));
         Caller(credential)

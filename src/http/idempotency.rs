@@ -21,6 +21,8 @@ use crate::problem::{ApiError, Code};
 
 /// How long a twin waits for the first call.
 const TWIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long the keeping of an answer may take.
+const KEEP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Calls with a key that run at once; more are `busy`.
 const RUNNING_MAX: usize = 4_096;
 
@@ -129,7 +131,7 @@ impl InFlight {
 }
 
 /// Does the work once for an idempotency key, and gives its first answer to every retry within a day. Only a success
-/// is kept. Without a key it is just done.
+/// is kept, and only where it says so. Without a key it is just done.
 ///
 /// # Errors
 ///
@@ -148,7 +150,14 @@ pub(crate) async fn once<S>(
     let _turn = api.idempotency.turn(tenant, &claim, TWIN_TIME_MAX).await?;
     match api.store.kept_answer(tenant, operation, &claim.key).await? {
         Some(kept) => replay(kept, &claim.fingerprint),
-        None => keep(&*api.store, tenant, claim, work().await?).await,
+        None => {
+            let reply = work().await?;
+            if reply.is_kept() {
+                keep(&*api.store, tenant, claim, reply).await
+            } else {
+                Ok(reply)
+            }
+        }
     }
 }
 
@@ -160,12 +169,13 @@ async fn keep(
 ) -> Result<Reply, ApiError> {
     let fingerprint = claim.fingerprint;
     let answer = reply.to_answer();
-    match commit(store, tenant, Vec::new(), Vec::new(), Some((claim, answer))).await {
-        Ok(Outcome::Committed { cursor: _ }) => Ok(reply),
-        Ok(Outcome::Replayed(kept)) => replay(kept, &fingerprint),
-        Ok(Outcome::Mismatch) => Err(ApiError::new(Code::IdempotencyMismatch)),
+    let kept = commit(store, tenant, Vec::new(), Vec::new(), Some((claim, answer)));
+    match tokio::time::timeout(KEEP_TIME_MAX, kept).await {
+        Ok(Ok(Outcome::Committed { cursor: _ })) => Ok(reply),
+        Ok(Ok(Outcome::Replayed(kept))) => replay(kept, &fingerprint),
+        Ok(Ok(Outcome::Mismatch)) => Err(ApiError::new(Code::IdempotencyMismatch)),
         // The work is done, but a retry would not know it: so the outcome counts as unknown.
-        Ok(Outcome::Failed(_)) | Err(_) => Err(ApiError::new(Code::OutcomeUnknown)),
+        Ok(Ok(Outcome::Failed(_)) | Err(_)) | Err(_) => Err(ApiError::new(Code::OutcomeUnknown)),
     }
 }
 

@@ -1,10 +1,12 @@
 //! `/v1/keys`: API keys, made, listed, changed, ended.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actors::CommandError;
 use actors::model::{DeviceId, Faults, KeyId, KeyKind, KeyRecord, ScopeSet, Timestamp};
 use axum::extract::State;
+use futures_util::future::try_join_all;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -53,11 +55,18 @@ struct Key {
     expires_at: Option<Timestamp>,
     /// When it was made.
     created_at: Timestamp,
+    /// When it was last used, itself or through one of its access tokens; `null` for never. After a crash it may be a
+    /// minute behind.
+    last_used_at: Option<Timestamp>,
+    /// From where.
+    #[schema(value_type = Option<String>)]
+    last_used_ip: Option<IpAddr>,
 }
 
-impl From<&KeyRecord> for Key {
-    fn from(record: &KeyRecord) -> Self {
-        Self {
+impl Key {
+    async fn of(api: &ApiState, record: &KeyRecord) -> Result<Self, ApiError> {
+        let last = api.credentials.last_use(record).await?;
+        Ok(Self {
             id: record.id,
             name: record.name.clone(),
             kind: record.kind,
@@ -66,7 +75,9 @@ impl From<&KeyRecord> for Key {
             allowed_ips: record.allowed_ips.clone(),
             expires_at: record.expires_at,
             created_at: record.created_at,
-        }
+            last_used_at: last.map(|it| it.at),
+            last_used_ip: last.map(|it| it.ip),
+        })
     }
 }
 
@@ -127,7 +138,7 @@ async fn create_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     once(&api, &call, "create_key", async || {
         let (record, secret) = api.credentials.create_key(wanted).await?;
         let shown = KeyWithSecret {
-            key: Key::from(&record),
+            key: Key::of(&api, &record).await?,
             secret: secret.expose().to_owned(),
         };
         Ok(Reply::created(format!("/v1/keys/{}", record.id), &shown)?.secret(&["secret"]))
@@ -158,7 +169,7 @@ fn networks(texts: &[String], faults: &mut Faults) -> Vec<IpNet> {
     let mut read = Vec::new();
     for (place, text) in texts.iter().take(ENTRIES_MAX).enumerate() {
         let block = text.parse::<IpNet>().ok();
-        match block.or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from)) {
+        match block.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) {
             Some(network) => read.push(network),
             None => faults.add(
                 format!("/allowed_ips/{place}"),
@@ -242,10 +253,8 @@ async fn list_keys(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result
     let wanted = keys
         .iter()
         .filter(|it| beyond.is_none_or(|beyond| it.id < beyond) && is_shown(&call, it));
-    let found: Vec<Key> = wanted
-        .take(limit.saturating_add(1))
-        .map(Key::from)
-        .collect();
+    let wanted = wanted.take(limit.saturating_add(1));
+    let found = try_join_all(wanted.map(|it| Key::of(&api, it))).await?;
     let (items, next) = cut(found, limit, |it| it.id);
     Reply::ok(&walk.page(items, next))
 }
@@ -271,7 +280,8 @@ async fn find(api: &ApiState, call: &Call<KeysWrite>) -> Result<KeyRecord, ApiEr
     responses((status = 200, description = "The key.", body = Key), Problems),
 )]
 async fn read_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
-    Reply::ok(&Key::from(&find(&api, &call).await?))
+    let record = find(&api, &call).await?;
+    Reply::ok(&Key::of(&api, &record).await?)
 }
 
 /// What is to change (RFC 7396): absent members stay.
@@ -326,7 +336,7 @@ async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     if after != before {
         api.credentials.change_key(&before, after.clone()).await?;
     }
-    Reply::ok(&Key::from(&after))
+    Reply::ok(&Key::of(&api, &after).await?)
 }
 
 /// Ends a key, its access tokens, and every connection that came in with one of them.
@@ -381,7 +391,7 @@ async fn rotate_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     once(&api, &call, "rotate_key", async || {
         let (record, secret) = api.credentials.rotate_key(&record, overlap).await?;
         let shown = KeyWithSecret {
-            key: Key::from(&record),
+            key: Key::of(&api, &record).await?,
             secret: secret.expose().to_owned(),
         };
         Ok(Reply::ok(&shown)?.secret(&["secret"]))

@@ -1,16 +1,20 @@
 //! `/v1/devices/{device}/messages`: send one or many, list, read, receipts.
 
+use std::time::Duration;
+
 use actors::CommandError;
 use actors::chat::{Draft, SentMessage};
 use actors::device::DeviceHandle;
 use actors::model::{
     Content, ContentKind, Cursor, DeviceId, Direction, Faults, Jid, Message, MessageId, Metadata,
-    Status, TenantId, Timestamp,
+    Status, Timestamp,
 };
 use actors::ports::{MessageFilter, MessageQuery, Order};
 use axum::extract::State;
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,6 +28,8 @@ use super::{ApiState, Nothing};
 use crate::problem::{ApiError, Code, Problem, Problems};
 
 const BATCH_MAX: usize = 1_000;
+/// How long a batch may wait for places in the queues of its chats; beyond it the rest is `busy`.
+const PLACING_TIME_MAX: Duration = Duration::from_secs(10);
 const SEND: &str = "send_message";
 
 pub(super) fn router() -> OpenApiRouter<ApiState> {
@@ -132,7 +138,7 @@ async fn send_message(
     let (to, draft) = body
         .into_draft(api.clock.now())
         .map_err(ApiError::invalid)?;
-    check_reply(&api, call.tenant(), &device, &draft, "").await?;
+    check_reply(&api, &device, &draft, "").await?;
     let claim = call.claim(SEND)?;
     let sent = device.send(to, draft, claim).await?;
     let replayed = sent.replayed;
@@ -143,7 +149,6 @@ async fn send_message(
 /// A message that is answered must be the device's own.
 async fn check_reply(
     api: &ApiState,
-    tenant: TenantId,
     device: &DeviceHandle,
     draft: &Draft,
     prefix: &str,
@@ -151,7 +156,11 @@ async fn check_reply(
     let Some(answered) = draft.reply_to else {
         return Ok(());
     };
-    match api.store.message(tenant, device.id(), answered).await? {
+    match api
+        .store
+        .message(device.tenant(), device.id(), answered)
+        .await?
+    {
         Some(_) => Ok(()),
         None => Err(ApiError::invalid(Faults::one(
             format!("{prefix}/reply_to"),
@@ -217,8 +226,9 @@ struct BatchAnswers {
 /// Sends up to 1,000 messages.
 ///
 /// Messages of one chat are taken in their order. Each has an answer of its own; after a crash what is there is the
-/// first part of each chat. With an `Idempotency-Key` `K` the whole answer is kept, and messages without a key of their
-/// own have `K#0`, `K#1` ….
+/// first part of each chat. With an `Idempotency-Key` `K` messages without a key of their own have `K#0`, `K#1` …, and the
+/// whole answer is kept, unless a message in it may fare better at a retry (5xx, 429): then only those that were taken
+/// are kept.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/messages/batch", operation_id = "send_message_batch", tag = "messages",
     params(
@@ -243,19 +253,24 @@ async fn send_message_batch(
     let key = call.claim("send_message_batch")?.map(|it| it.key);
     let tenant = call.tenant();
     once(&api, &call, "send_message_batch", async || {
+        let deadline = Instant::now() + PLACING_TIME_MAX;
         let mut waiting = Vec::with_capacity(body.messages.len());
         for (place, item) in body.messages.into_iter().enumerate() {
             let prefix = format!("/messages/{place}");
             let implied = key.as_ref().map(|it| format!("{it}#{place}"));
-            waiting.push(place_item(&api, tenant, &device, item, implied, &prefix).await);
+            waiting.push(place_item(&api, &device, item, implied, &prefix, deadline).await);
         }
-        let mut items = Vec::with_capacity(waiting.len());
-        for answer in waiting {
-            let sent = match answer {
-                Ok(coming) => coming.await.map_err(ApiError::from),
-                Err(error) => Err(error),
-            };
+        let sent = join_all(
+            waiting
+                .into_iter()
+                .map(async |coming| coming?.await.map_err(ApiError::from)),
+        )
+        .await;
+        let mut items = Vec::with_capacity(sent.len());
+        let mut may_change = false;
+        for sent in sent {
             let replayed = sent.as_ref().is_ok_and(|it| it.replayed);
+            may_change |= sent.as_ref().is_err_and(ApiError::may_change);
             let answer = match sent {
                 Ok(sent) => BatchAnswer::Ok(Taken::from(sent)),
                 Err(error) => BatchAnswer::Error(error.to_problem()),
@@ -266,11 +281,12 @@ async fn send_message_batch(
             .store
             .log(tenant)
             .ok_or_else(|| ApiError::new(Code::Unavailable))?;
-        Reply::accepted(&BatchAnswers {
+        let reply = Reply::accepted(&BatchAnswers {
             items,
             next_cursor: None,
             event_cursor: log.head(),
-        })
+        })?;
+        Ok(if may_change { reply.not_kept() } else { reply })
     })
     .await
 }
@@ -278,11 +294,11 @@ async fn send_message_batch(
 /// Puts one message of a batch into its chat's queue.
 async fn place_item(
     api: &ApiState,
-    tenant: TenantId,
     device: &DeviceHandle,
     mut item: Value,
     of_batch: Option<String>,
     prefix: &str,
+    deadline: Instant,
 ) -> Result<impl Future<Output = Result<SentMessage, CommandError>> + use<>, ApiError> {
     let own = item
         .as_object_mut()
@@ -303,8 +319,8 @@ async fn place_item(
     let within = |faults: Faults| ApiError::invalid(faults.under(prefix));
     let body: SendMessage = typed(item).map_err(within)?;
     let (to, draft) = body.into_draft(now).map_err(within)?;
-    check_reply(api, tenant, device, &draft, prefix).await?;
-    Ok(device.send_in_order(to, draft, claim).await?)
+    check_reply(api, device, &draft, prefix).await?;
+    Ok(device.send_in_order(to, draft, claim, deadline).await?)
 }
 
 /// Which messages.

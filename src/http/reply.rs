@@ -18,6 +18,7 @@ pub(crate) struct Reply {
     body: Bytes,
     secrets: &'static [&'static str],
     is_replay: bool,
+    is_kept: bool,
 }
 
 impl Reply {
@@ -52,6 +53,7 @@ impl Reply {
             body: Bytes::new(),
             secrets: &[],
             is_replay: false,
+            is_kept: true,
         }
     }
 
@@ -68,6 +70,7 @@ impl Reply {
             body: body.into(),
             secrets: &[],
             is_replay: false,
+            is_kept: true,
         })
     }
 
@@ -75,6 +78,17 @@ impl Reply {
     pub(crate) const fn replayed(mut self) -> Self {
         self.is_replay = true;
         self
+    }
+
+    /// Marks it as one that a retry shall not get again, because a part of it may fare better then.
+    pub(crate) const fn not_kept(mut self) -> Self {
+        self.is_kept = false;
+        self
+    }
+
+    /// Whether retries get it again.
+    pub(crate) const fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     /// Names members of the body that are told once: a replay has `null` in their place.
@@ -136,6 +150,7 @@ impl From<KeptAnswer> for Reply {
             body,
             secrets: &[],
             is_replay: true,
+            is_kept: true,
         }
     }
 }

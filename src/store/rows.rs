@@ -3,12 +3,14 @@
 
 use actors::log::Entry;
 use actors::model::{
-    Chat, Cursor, DeviceId, Direction, EntryDraft, EntryHeader, EventId, EventType, Jid, JidKind,
-    TenantId, Timestamp,
+    Chat, Cursor, DeviceId, Direction, EntryDraft, EntryHeader, EventId, EventType, Jid, TenantId,
+    Timestamp,
 };
 use actors::ports::{Answer, KeptAnswer, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::embedded::{push_jid, split_jid};
 
 /// The version of every row that is written today.
 const VERSION: u8 = 1;
@@ -365,37 +367,6 @@ pub(super) fn unentry(tenant: TenantId, row: &[u8]) -> Result<Entry, StoreError>
     Fields::of(row)
         .and_then(read)
         .ok_or_else(|| damaged("log entry"))
-}
-
-/// Writes an address short: what kind it is, what stands before the `@`, and a NUL, so that no address is the start of
-/// another.
-pub(super) fn push_jid(key: &mut Vec<u8>, jid: &Jid) {
-    key.push(match jid.kind() {
-        JidKind::Person => 1,
-        JidKind::Lid => 2,
-        JidKind::Group => 3,
-        JidKind::Broadcast => 4,
-        JidKind::Newsletter => 5,
-    });
-    key.extend_from_slice(jid.user().as_bytes());
-    key.push(0);
-}
-
-/// Reads an address back, and what follows it.
-pub(super) fn split_jid(bytes: &[u8]) -> Option<(Jid, &[u8])> {
-    let (kind, rest) = bytes.split_first()?;
-    let end = rest.iter().position(|it| *it == 0)?;
-    let (user, rest) = rest.split_at_checked(end)?;
-    let user = std::str::from_utf8(user).ok()?;
-    let server = match kind {
-        1 => "s.whatsapp.net",
-        2 => "lid",
-        3 => "g.us",
-        4 => "broadcast",
-        5 => "newsletter",
-        _ => return None,
-    };
-    Some((format!("{user}@{server}").parse().ok()?, rest.get(1..)?))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod close;
 mod connections;
 mod frame;
+mod gate;
 mod open;
 mod reader;
 mod request;

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actors::log::{AttachmentEnd, Heard};
@@ -23,6 +23,7 @@ use super::Sockets;
 use super::close::Close;
 use super::connections::{Open, Place};
 use super::frame::{Codec, ServerFrame};
+use super::gate::Gate;
 use super::open::Done;
 use super::reader::Reader;
 use super::socket::{Gone, Io, Socket};
@@ -102,10 +103,29 @@ pub(super) struct Session {
     /// Answers that wait for the socket; bounded by the requests under way.
     outbox: VecDeque<Message>,
     in_flight: usize,
+    aside: Gate<Aside>,
+}
+
+/// What goes on beside the events.
+struct Aside {
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     told: FuturesUnordered<BoxFuture<'static, Told>>,
     /// Apart from `told`, because a new credential takes its place.
     credential: FuturesUnordered<BoxFuture<'static, Told>>,
+}
+
+impl Aside {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Woke> {
+        for told in [&mut self.credential, &mut self.told] {
+            if let Poll::Ready(Some(told)) = told.poll_next_unpin(cx) {
+                return Poll::Ready(Woke::Told(told));
+            }
+        }
+        match self.work.poll_next_unpin(cx) {
+            Poll::Ready(Some(done)) => Poll::Ready(Woke::Done(done)),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
 }
 
 impl Session {
@@ -136,9 +156,11 @@ impl Session {
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
             in_flight: 0,
-            work: FuturesUnordered::new(),
-            told,
-            credential: FuturesUnordered::new(),
+            aside: Gate::new(Aside {
+                work: FuturesUnordered::new(),
+                told,
+                credential: FuturesUnordered::new(),
+            }),
             parts,
         }
     }
@@ -155,10 +177,11 @@ impl Session {
             reader,
             place,
             parts,
-            mut work,
+            aside,
             number,
             ..
         } = self;
+        let Aside { mut work, .. } = aside.into_inner();
         // A name is free, and so is a place, before the goodbyes.
         drop((reader, place));
         match end {
@@ -240,12 +263,10 @@ impl Session {
             .reader
             .as_mut()
             .filter(|it| it.is_hungry() && self.socket.has_room() && self.outbox.is_empty());
-        let socket = &mut self.socket;
+        let (socket, aside) = (&mut self.socket, &mut self.aside);
         tokio::select! {
             io = poll_fn(|cx| socket.poll(cx, reads)) => Woke::Io(io),
-            Some(done) = self.work.next(), if !self.work.is_empty() => Woke::Done(done),
-            Some(told) = self.credential.next(), if !self.credential.is_empty() => Woke::Told(told),
-            Some(told) = self.told.next(), if !self.told.is_empty() => Woke::Told(told),
+            woke = poll_fn(|cx| aside.poll(cx, Aside::poll)) => woke,
             heard = listen(hungry) => Woke::Heard(heard),
             () = alarm => Woke::Time,
             () = tokio::task::yield_now(), if again => Woke::Again,

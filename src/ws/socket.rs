@@ -10,6 +10,7 @@ use futures_util::{Sink, Stream};
 use tokio::time::Instant;
 
 use super::close::Close;
+use super::gate::Gate;
 
 /// Bytes that are put into the write buffer before they are written out. Few, so that a slow reader is seen to move.
 const BATCH_BYTES: usize = 16 << 10;
@@ -37,7 +38,8 @@ pub(super) struct Gone;
 
 #[derive(Debug)]
 pub(super) struct Socket {
-    inner: WebSocket,
+    /// Writing goes by the gate: it calls the session itself.
+    inner: Gate<WebSocket>,
     /// Bytes in the write buffer, about.
     fed: usize,
     /// Since when a write makes no progress.
@@ -45,9 +47,9 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) const fn new(inner: WebSocket) -> Self {
+    pub(super) fn new(inner: WebSocket) -> Self {
         Self {
-            inner,
+            inner: Gate::new(inner),
             fed: 0,
             blocked: None,
         }
@@ -66,7 +68,7 @@ impl Socket {
     /// Puts a message into the write buffer.
     pub(super) fn feed(&mut self, message: Message) -> Result<(), Gone> {
         self.fed += length(&message).saturating_add(4);
-        Pin::new(&mut self.inner)
+        Pin::new(self.inner.part())
             .start_send(message)
             .map_err(|_| Gone)
     }
@@ -76,7 +78,7 @@ impl Socket {
         if self.fed == 0 {
             return Poll::Ready(Ok(()));
         }
-        match Pin::new(&mut self.inner).poll_flush(cx) {
+        match Pin::new(self.inner.part()).poll_flush(cx) {
             Poll::Ready(Ok(())) => {
                 self.fed = 0;
                 self.blocked = None;
@@ -102,7 +104,7 @@ impl Socket {
         if !reads {
             return Poll::Pending;
         }
-        match Pin::new(&mut self.inner).poll_next(cx) {
+        match self.inner.poll(cx, |it, cx| Pin::new(it).poll_next(cx)) {
             Poll::Ready(Some(Ok(message))) => {
                 if matches!(message, Message::Ping(_) | Message::Close(_)) {
                     // Its answer lies in the write buffer.

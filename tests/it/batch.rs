@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{House, person, phone, read_log, text, walk};
+use crate::house::{Case, DISK_FULL, House, cases, person, phone, read_log, text, walk};
 
 fn item(chat: usize, words: &str) -> Value {
     json!({"to": phone(chat), "content": text(words)})
 }
 
-#[tokio::test]
 async fn a_batch_is_answered_item_by_item_in_order() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -47,7 +46,6 @@ async fn a_batch_is_answered_item_by_item_in_order() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_bad_item_is_a_problem_of_its_own() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -75,7 +73,6 @@ async fn a_bad_item_is_a_problem_of_its_own() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_empty_and_a_too_long_batch_are_refused_whole() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -103,7 +100,6 @@ async fn an_empty_and_a_too_long_batch_are_refused_whole() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_header_replays_the_whole_and_implies_the_items_keys() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -122,7 +118,6 @@ async fn the_header_replays_the_whole_and_implies_the_items_keys() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn one_key_twice_in_a_batch_is_one_message() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -141,7 +136,6 @@ async fn one_key_twice_in_a_batch_is_one_message() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_member_that_a_batch_does_not_know_is_refused() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -158,3 +152,44 @@ async fn a_member_that_a_batch_does_not_know_is_refused() {
         .problem(422, "invalid");
     house.close().await;
 }
+
+async fn a_batch_that_may_fare_better_later_is_not_kept() {
+    let mut house = House::open().await;
+    let device = house.fresh_device("one").await;
+    let body = json!({"messages": [item(1, "a"), item(2, "b")]});
+    let path = device.path("/messages/batch");
+    let client = house.client().clone();
+    let send = async || {
+        client
+            .call("POST", &path)
+            .once("K")
+            .json(&body)
+            .send()
+            .await
+    };
+    house.restart_with(DISK_FULL).await;
+    let answer = send().await.expect(202);
+    for item in answer["items"].as_array().unwrap() {
+        assert_eq!(item["error"]["code"], "storage_full", "{answer}");
+    }
+    house.restart().await;
+    let first = send().await;
+    assert_eq!(first.header("idempotency-replayed"), None);
+    let first = first.expect(202);
+    assert!(first["items"][1]["ok"]["id"].is_string(), "{first}");
+    let again = send().await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(again.expect(202)["items"], first["items"]);
+    assert_eq!(walk(&house, &device.path("/messages")).await.len(), 2);
+    house.close().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    a_batch_is_answered_item_by_item_in_order,
+    a_bad_item_is_a_problem_of_its_own,
+    an_empty_and_a_too_long_batch_are_refused_whole,
+    the_header_replays_the_whole_and_implies_the_items_keys,
+    one_key_twice_in_a_batch_is_one_message,
+    a_member_that_a_batch_does_not_know_is_refused,
+    a_batch_that_may_fare_better_later_is_not_kept.embedded(),
+];

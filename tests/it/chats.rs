@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Device, House, person, phone, walk};
+use crate::house::{Case, Device, House, cases, person, phone, walk};
 
 /// The address that a chat answer gives.
 fn address(chat: &Value) -> &str {
@@ -28,7 +28,6 @@ fn ids(page: &Value) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
 async fn the_chat_with_the_last_activity_comes_first() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -43,7 +42,6 @@ async fn the_chat_with_the_last_activity_comes_first() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_chat_never_seen_is_404() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -62,7 +60,6 @@ async fn a_chat_never_seen_is_404() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_chat_counts_what_is_unread_and_reading_ends_it() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -98,7 +95,6 @@ async fn a_chat_counts_what_is_unread_and_reading_ends_it() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn reading_up_to_a_message_leaves_the_rest_unread() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -124,7 +120,6 @@ async fn reading_up_to_a_message_leaves_the_rest_unread() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn reading_tells_the_sender() {
     let house = House::open().await;
     let (ana, ben) = (house.device("ana").await, house.device("ben").await);
@@ -139,7 +134,6 @@ async fn reading_tells_the_sender() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_history_goes_both_ways() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -165,7 +159,6 @@ async fn a_history_goes_both_ways() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn around_a_message_one_can_go_older_and_newer() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -199,7 +192,6 @@ async fn around_a_message_one_can_go_older_and_newer() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_page_begun_goes_on_where_it_was_while_messages_come() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -220,7 +212,6 @@ async fn a_page_begun_goes_on_where_it_was_while_messages_come() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn typing_reaches_the_other_device_and_leaves_no_trace() {
     let house = House::open().await;
     let (ana, ben) = (house.device("ana").await, house.device("ben").await);
@@ -256,3 +247,15 @@ async fn typing_reaches_the_other_device_and_leaves_no_trace() {
     socket.close().await;
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    the_chat_with_the_last_activity_comes_first,
+    a_chat_never_seen_is_404,
+    a_chat_counts_what_is_unread_and_reading_ends_it,
+    reading_up_to_a_message_leaves_the_rest_unread,
+    reading_tells_the_sender,
+    a_history_goes_both_ways,
+    around_a_message_one_can_go_older_and_newer,
+    a_page_begun_goes_on_where_it_was_while_messages_come,
+    typing_reaches_the_other_device_and_leaves_no_trace,
+];

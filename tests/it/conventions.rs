@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::house::{House, person, phone, text};
+use crate::house::{Case, House, cases, person, phone, text};
 
 /// An id of the right form that nobody has.
 const NOBODY: &str = "00000000000000000000000000";
 
-#[tokio::test]
 async fn every_answer_has_a_request_id_and_a_good_one_is_echoed() {
     let house = House::open().await;
     let own = house.get("/v1/me").await;
@@ -37,7 +36,6 @@ async fn every_answer_has_a_request_id_and_a_good_one_is_echoed() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_call_without_or_with_an_unknown_credential_is_401() {
     let house = House::open().await;
     let nobody = house.anonymous();
@@ -67,7 +65,6 @@ async fn a_call_without_or_with_an_unknown_credential_is_401() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_apikey_header_is_an_alias_and_two_credentials_are_none() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -88,7 +85,6 @@ async fn the_apikey_header_is_an_alias_and_two_credentials_are_none() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_credential_in_the_query_is_refused_even_beside_a_good_one() {
     let house = House::open().await;
     for name in ["token", "access_token", "apikey"] {
@@ -103,7 +99,6 @@ async fn a_credential_in_the_query_is_refused_even_beside_a_good_one() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_cannot_be_read_is_400_and_what_breaks_a_rule_is_422() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -132,7 +127,6 @@ async fn what_cannot_be_read_is_400_and_what_breaks_a_rule_is_422() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn every_wrong_member_is_named_by_a_pointer() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -172,7 +166,6 @@ async fn every_wrong_member_is_named_by_a_pointer() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_body_of_one_mebibyte_passes_and_one_byte_more_does_not() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -206,7 +199,6 @@ async fn a_body_of_one_mebibyte_passes_and_one_byte_more_does_not() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_body_without_a_type_of_another_type_or_packed_is_415() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -245,7 +237,6 @@ async fn a_body_without_a_type_of_another_type_or_packed_is_415() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_wrong_method_is_405_with_allow_and_a_slash_too_much_is_404() {
     let house = House::open().await;
     let answer = house.call("PUT", "/v1/devices").send().await;
@@ -257,7 +248,6 @@ async fn a_wrong_method_is_405_with_allow_and_a_slash_too_much_is_404() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_wish_for_another_form_is_406() {
     let house = House::open().await;
     let answer = house
@@ -282,7 +272,6 @@ async fn a_wish_for_another_form_is_406() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn head_is_answered_as_get_without_a_body() {
     let house = House::open().await;
     let answer = house.call("HEAD", "/v1/devices").send().await;
@@ -291,7 +280,6 @@ async fn head_is_answered_as_get_without_a_body() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn checks_come_in_their_order() {
     let house = House::open().await;
     let nobody = house.anonymous();
@@ -337,7 +325,6 @@ async fn checks_come_in_their_order() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_malformed_id_in_a_path_is_just_absent() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -366,7 +353,6 @@ async fn a_malformed_id_in_a_path_is_just_absent() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn ids_have_their_form_and_rise_with_time() {
     let house = House::open().await;
     let mut ids = Vec::new();
@@ -386,7 +372,6 @@ async fn ids_have_their_form_and_rise_with_time() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn times_are_utc_with_milliseconds() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -400,7 +385,6 @@ async fn times_are_utc_with_milliseconds() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn every_form_of_an_address_leads_to_one_chat() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -448,3 +432,22 @@ async fn every_form_of_an_address_leads_to_one_chat() {
     }
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    every_answer_has_a_request_id_and_a_good_one_is_echoed,
+    a_call_without_or_with_an_unknown_credential_is_401,
+    the_apikey_header_is_an_alias_and_two_credentials_are_none,
+    a_credential_in_the_query_is_refused_even_beside_a_good_one,
+    what_cannot_be_read_is_400_and_what_breaks_a_rule_is_422,
+    every_wrong_member_is_named_by_a_pointer,
+    a_body_of_one_mebibyte_passes_and_one_byte_more_does_not,
+    a_body_without_a_type_of_another_type_or_packed_is_415,
+    a_wrong_method_is_405_with_allow_and_a_slash_too_much_is_404,
+    a_wish_for_another_form_is_406,
+    head_is_answered_as_get_without_a_body,
+    checks_come_in_their_order,
+    a_malformed_id_in_a_path_is_just_absent,
+    ids_have_their_form_and_rise_with_time,
+    times_are_utc_with_milliseconds,
+    every_form_of_an_address_leads_to_one_chat,
+];

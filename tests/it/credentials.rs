@@ -4,9 +4,8 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Value, json};
 
-use crate::house::{Client, Codec, House, phone, text};
+use crate::house::{Case, Client, Codec, House, cases, phone, text};
 
-#[tokio::test]
 async fn me_tells_what_a_credential_may_do() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -31,7 +30,6 @@ async fn me_tells_what_a_credential_may_do() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_secret_has_the_published_form() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -55,7 +53,6 @@ async fn a_secret_has_the_published_form() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_revoked_key_is_nobody() {
     let house = House::open().await;
     let key = house.key("devices:read").await;
@@ -69,7 +66,6 @@ async fn a_revoked_key_is_nobody() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_token_works_and_verifies_with_the_published_keys() {
     let house = House::open().await;
     let wish = json!({"scopes": ["devices:read", "events:read"], "ttl_seconds": 600});
@@ -103,7 +99,6 @@ async fn a_token_works_and_verifies_with_the_published_keys() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_token_is_never_wider_than_its_key() {
     let house = House::open().await;
     let (mine, other) = (house.device("mine").await, house.device("other").await);
@@ -135,7 +130,6 @@ async fn a_token_is_never_wider_than_its_key() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_token_makes_no_tokens_and_its_life_has_bounds() {
     let house = House::open().await;
     for (body, pointer) in [
@@ -159,7 +153,6 @@ async fn a_token_makes_no_tokens_and_its_life_has_bounds() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_altered_token_is_nobody() {
     let house = House::open().await;
     let made = house.post("/v1/auth/tokens", json!({})).await.expect(201);
@@ -191,7 +184,6 @@ async fn an_altered_token_is_nobody() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_token_lives_over_a_restart_and_dies_with_its_key() {
     let mut house = House::open().await;
     let key = house.key("devices:read").await;
@@ -207,7 +199,6 @@ async fn a_token_lives_over_a_restart_and_dies_with_its_key() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_published_keys_are_public_ones_only() {
     let house = House::open().await;
     let set = house
@@ -230,7 +221,6 @@ async fn the_published_keys_are_public_ones_only() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_ticket_opens_one_socket() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -261,7 +251,6 @@ async fn a_ticket_opens_one_socket() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_ticket_is_narrow_and_ends_with_its_key() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -321,3 +310,44 @@ async fn verified(client: &Client, token: &str) -> Value {
         .unwrap()
         .claims
 }
+
+async fn a_key_tells_when_and_from_where_it_was_last_used() {
+    let mut house = House::open().await;
+    let quiet = house.key("events:read").await;
+    let path = format!("/v1/keys/{}", quiet.key_id());
+    let key = house.get(&path).await.expect(200);
+    assert_eq!(
+        (&key["last_used_at"], &key["last_used_ip"]),
+        (&Value::Null, &Value::Null)
+    );
+    quiet.get("/v1/me").await.expect(200);
+    let key = house.get(&path).await.expect(200);
+    assert_eq!(key["last_used_ip"], "127.0.0.1", "{key}");
+    let used = key["last_used_at"].as_str().unwrap().to_owned();
+    assert!(
+        key["created_at"].as_str().unwrap() <= used.as_str(),
+        "{key}"
+    );
+    house.restart().await;
+    let listed = house.get("/v1/keys").await.expect(200);
+    let items = listed["items"].as_array().unwrap();
+    let listed = items.iter().find(|it| it["id"] == key["id"]).unwrap();
+    assert_eq!(listed["last_used_at"], used, "it outlives a restart");
+    house.delete(&path).await.expect(204);
+    house.close().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    me_tells_what_a_credential_may_do,
+    a_secret_has_the_published_form,
+    a_revoked_key_is_nobody,
+    a_token_works_and_verifies_with_the_published_keys,
+    a_token_is_never_wider_than_its_key,
+    a_token_makes_no_tokens_and_its_life_has_bounds,
+    an_altered_token_is_nobody,
+    a_token_lives_over_a_restart_and_dies_with_its_key,
+    the_published_keys_are_public_ones_only,
+    a_ticket_opens_one_socket,
+    a_ticket_is_narrow_and_ends_with_its_key,
+    a_key_tells_when_and_from_where_it_was_last_used,
+];

@@ -1,10 +1,10 @@
 //! `/v1/devices`: making, reading, changing, removing.
 
-use serde_json::json;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
 
-use crate::house::{House, person, phone, read_log};
+use crate::house::{Case, DISK_FULL, House, cases, person, phone, read_log, text, until};
 
-#[tokio::test]
 async fn a_new_device_is_created_with_its_place_and_its_event() {
     let house = House::open().await;
     let wish = json!({"name": "Front desk", "connector": "simulator", "metadata": {"shop": "7", "ñ": "á"}});
@@ -27,7 +27,6 @@ async fn a_new_device_is_created_with_its_place_and_its_event() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_simulator_is_the_default_and_an_object_names_it_too() {
     let house = House::open().await;
     let plain = house
@@ -47,7 +46,6 @@ async fn the_simulator_is_the_default_and_an_object_names_it_too() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_breaks_a_rule_makes_no_device() {
     let house = House::open().await;
     let many: serde_json::Map<_, _> = (0..51)
@@ -84,7 +82,6 @@ async fn what_breaks_a_rule_makes_no_device() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_number_is_taken_once_in_a_tenant() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -108,7 +105,6 @@ async fn a_number_is_taken_once_in_a_tenant() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_device_with_a_number_has_that_address() {
     let house = House::open().await;
     let made = house
@@ -134,7 +130,6 @@ async fn a_device_with_a_number_has_that_address() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_patch_merges_and_an_empty_one_changes_nothing() {
     let house = House::open().await;
     let wish = json!({"name": "a", "metadata": {"x": "1", "y": "2"}});
@@ -165,7 +160,6 @@ async fn a_patch_merges_and_an_empty_one_changes_nothing() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_list_filters_by_state_connector_and_words() {
     let house = House::open().await;
     let linked = house.device("Alpha store").await;
@@ -190,7 +184,6 @@ async fn the_list_filters_by_state_connector_and_words() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_deleted_device_is_gone_with_its_history_and_its_queue_fails() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -224,7 +217,6 @@ async fn a_deleted_device_is_gone_with_its_history_and_its_queue_fails() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn devices_are_there_again_after_a_restart() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -242,3 +234,83 @@ async fn devices_are_there_again_after_a_restart() {
     );
     house.close().await;
 }
+
+async fn what_a_full_disk_refuses_does_not_happen_later() {
+    let mut house = House::open().await;
+    let device = house.fresh_device("before").await;
+    let head = house.head().await;
+    house.restart_with(DISK_FULL).await;
+    let name = json!({"name": "after"});
+    let renamed = house.patch(&device.path(""), name).await;
+    renamed.problem(507, "storage_full");
+    let connected = device.post("/connect", json!({})).await;
+    connected.problem(507, "storage_full");
+    let made = json!({"name": "two", "connector": "simulator"});
+    let made = house.post("/v1/devices", made).await;
+    made.problem(507, "storage_full");
+    assert_eq!(device.get("").await.expect(200)["name"], "before");
+    assert_eq!(device.state().await, "created");
+    house.restart().await;
+    assert_eq!(device.get("").await.expect(200)["name"], "before");
+    assert_eq!(device.state().await, "created");
+    assert_eq!(read_log(&house, &head).await, Vec::<Value>::new());
+    house.close().await;
+}
+
+async fn nothing_is_told_of_a_device_behind_its_end_and_nothing_taken_is_left_open() {
+    let house = House::open().await;
+    for round in 0..5 {
+        let device = house.device("one").await;
+        let head = house.head().await;
+        let send = async |sender: usize| {
+            let mut taken = Vec::new();
+            for number in 0.. {
+                let body = json!({"to": phone(sender), "content": text(&number.to_string())});
+                let answer = device.post("/messages", body).await;
+                if answer.status != 202 {
+                    answer.problem(404, "not_found");
+                    break;
+                }
+                taken.push(answer.expect(202)["id"].as_str().unwrap().to_owned());
+            }
+            taken
+        };
+        let removal = async {
+            until("there is traffic", async || {
+                10 * (round + 1) < read_log(&house, &head).await.len()
+            })
+            .await;
+            house.delete(&device.path("")).await.expect(204);
+        };
+        let (taken, ()) = tokio::join!(join_all((0..4).map(send)), removal);
+        let log = read_log(&house, &head).await;
+        let last = log.last().unwrap();
+        assert_eq!(last["type"], "device.deleted", "{last}");
+        for id in taken.concat() {
+            let states: Vec<&str> = log
+                .iter()
+                .filter(|it| it["data"]["id"] == id)
+                .filter_map(|it| it["data"]["status"].as_str())
+                .collect();
+            assert!(
+                states.contains(&"sent") || states.contains(&"failed"),
+                "{id}: {states:?}"
+            );
+        }
+    }
+    house.close().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    a_new_device_is_created_with_its_place_and_its_event,
+    the_simulator_is_the_default_and_an_object_names_it_too,
+    what_breaks_a_rule_makes_no_device,
+    a_number_is_taken_once_in_a_tenant,
+    a_device_with_a_number_has_that_address,
+    a_patch_merges_and_an_empty_one_changes_nothing,
+    the_list_filters_by_state_connector_and_words,
+    a_deleted_device_is_gone_with_its_history_and_its_queue_fails,
+    devices_are_there_again_after_a_restart,
+    what_a_full_disk_refuses_does_not_happen_later.embedded(),
+    nothing_is_told_of_a_device_behind_its_end_and_nothing_taken_is_left_open.threaded(),
+];

@@ -1,11 +1,14 @@
 //! The log over HTTP: long poll, one entry, named consumers.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::house::{Device, House, cursor_of, cursor_place, person, phone, read_log};
+use crate::house::{
+    Case, Device, House, cases, cursor_of, cursor_place, person, phone, read_log, until,
+};
 
-#[tokio::test]
 async fn the_log_has_no_holes_and_every_entry_its_form() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -36,7 +39,6 @@ async fn the_log_has_no_holes_and_every_entry_its_form() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn one_entry_is_read_by_its_id() {
     let house = House::open().await;
     house.device("one").await;
@@ -54,7 +56,6 @@ async fn one_entry_is_read_by_its_id() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_poll_goes_on_from_its_cursor() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -79,7 +80,6 @@ async fn a_poll_goes_on_from_its_cursor() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_cursor_moves_over_filtered_entries() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -96,7 +96,6 @@ async fn the_cursor_moves_over_filtered_entries() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn filters_take_globs_commas_and_repeats() {
     let house = House::open().await;
     let (one, two) = (house.device("one").await, house.device("two").await);
@@ -149,7 +148,6 @@ async fn filters_take_globs_commas_and_repeats() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_is_out_of_bounds_is_refused() {
     let house = House::open().await;
     for (query, pointer) in [
@@ -184,7 +182,6 @@ async fn what_is_out_of_bounds_is_refused() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn now_is_the_default_and_a_time_is_taken_too() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -218,7 +215,6 @@ async fn now_is_the_default_and_a_time_is_taken_too() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_waiting_poll_is_answered_by_the_next_entry() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -238,7 +234,6 @@ async fn a_waiting_poll_is_answered_by_the_next_entry() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_poll_without_news_ends_empty() {
     let house = House::open().await;
     house.device("one").await;
@@ -252,7 +247,6 @@ async fn a_poll_without_news_ends_empty() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn cursors_stay_good_over_a_restart() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -270,7 +264,6 @@ async fn cursors_stay_good_over_a_restart() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_cursor_from_the_future_is_gone_and_says_where_to_go() {
     let house = House::open().await;
     house.device("one").await;
@@ -294,7 +287,6 @@ async fn a_cursor_from_the_future_is_gone_and_says_where_to_go() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn oldest_is_itself_a_cursor() {
     let house = House::open().await;
     house.device("one").await;
@@ -312,7 +304,6 @@ async fn oldest_is_itself_a_cursor() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_entry_needs_events_read_and_its_family() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -355,7 +346,6 @@ async fn an_entry_needs_events_read_and_its_family() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_consumer_is_listed_with_its_place() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -399,3 +389,53 @@ fn only_device(device: &Device) -> Box<dyn Fn(&Value) -> bool> {
     let id = device.id.clone();
     Box::new(move |it| it["device"] == id)
 }
+
+async fn what_is_older_than_its_retention_is_gone_and_readers_are_told() {
+    let mut house = House::open().await;
+    let device = house.device("one").await;
+    let old = house.get("/v1/events?after=oldest").await.expect(200)["oldest"].take();
+    let old = old.as_str().unwrap();
+    device.send(&phone(1), "early").await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    house.restart_with("streams.retention_seconds = 1").await;
+    let path = format!("/v1/events?after={old}");
+    until("the old events are gone", async || {
+        house.get(&path).await.status == 410
+    })
+    .await;
+    let problem = house.get(&path).await.problem(410, "cursor_gone");
+    assert_eq!(problem["reason"], "trimmed", "{problem}");
+    let late = device.send(&phone(1), "late").await;
+    let kept = read_log(&house, problem["oldest"].as_str().unwrap()).await;
+    assert!(kept.iter().any(|it| it["data"]["id"] == late["id"]));
+    assert!(
+        kept.iter()
+            .all(|it| it["data"]["content"]["text"] != "early")
+    );
+    let mut socket = house.socket().await;
+    let wish = json!({"op": "subscribe", "id": 1, "filter": {}, "after": old});
+    socket.send(&wish).await;
+    assert_eq!(socket.until_op("reset").await["reason"], "trimmed");
+    socket.close().await;
+    let history = device.history(&person(1)).await;
+    assert_eq!(history.len(), 2, "messages stay");
+    house.close().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    the_log_has_no_holes_and_every_entry_its_form,
+    one_entry_is_read_by_its_id,
+    a_poll_goes_on_from_its_cursor,
+    the_cursor_moves_over_filtered_entries,
+    filters_take_globs_commas_and_repeats,
+    what_is_out_of_bounds_is_refused,
+    now_is_the_default_and_a_time_is_taken_too,
+    a_waiting_poll_is_answered_by_the_next_entry,
+    a_poll_without_news_ends_empty,
+    cursors_stay_good_over_a_restart,
+    a_cursor_from_the_future_is_gone_and_says_where_to_go,
+    oldest_is_itself_a_cursor,
+    an_entry_needs_events_read_and_its_family,
+    a_consumer_is_listed_with_its_place,
+    what_is_older_than_its_retention_is_gone_and_readers_are_told,
+];

@@ -3,13 +3,12 @@
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::house::{Answer, Device, House, phone, text, walk};
+use crate::house::{Answer, Case, Device, House, cases, phone, text, walk};
 
 fn body(words: &str) -> Value {
     json!({"to": phone(1), "content": text(words)})
 }
 
-#[tokio::test]
 async fn the_same_key_says_it_once() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -33,7 +32,6 @@ async fn the_same_key_says_it_once() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn another_body_operation_or_path_under_the_key_is_a_mismatch() {
     let house = House::open().await;
     let (one, two) = (house.device("one").await, house.device("two").await);
@@ -57,7 +55,6 @@ async fn another_body_operation_or_path_under_the_key_is_a_mismatch() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_key_belongs_to_its_tenant() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -69,7 +66,6 @@ async fn a_key_belongs_to_its_tenant() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_key_has_a_form() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -91,7 +87,6 @@ async fn a_key_has_a_form() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn only_a_success_is_kept() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -103,7 +98,6 @@ async fn only_a_success_is_kept() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_device_is_made_once() {
     let house = House::open().await;
     let wish = json!({"name": "one"});
@@ -125,7 +119,6 @@ async fn a_device_is_made_once() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_inbound_simulation_is_played_once() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -160,7 +153,6 @@ async fn an_inbound_simulation_is_played_once() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn fifty_at_once_and_again_after_a_restart_are_one_message() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -195,7 +187,6 @@ async fn fifty_at_once_and_again_after_a_restart_are_one_message() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_key_is_the_same_through_every_door() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -215,7 +206,6 @@ async fn the_key_is_the_same_through_every_door() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_key_first_used_on_a_socket_holds_on_rest() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -259,3 +249,16 @@ async fn fifty(device: &Device) -> Vec<Answer> {
     }
     answers
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    the_same_key_says_it_once,
+    another_body_operation_or_path_under_the_key_is_a_mismatch,
+    a_key_belongs_to_its_tenant,
+    a_key_has_a_form,
+    only_a_success_is_kept,
+    a_device_is_made_once,
+    an_inbound_simulation_is_played_once,
+    fifty_at_once_and_again_after_a_restart_are_one_message,
+    the_key_is_the_same_through_every_door,
+    a_key_first_used_on_a_socket_holds_on_rest,
+];

@@ -2,12 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{House, phone, text};
+use crate::house::{Case, House, cases, phone, text};
 
 /// An id of the right form that nobody has.
 const NOBODY: &str = "00000000000000000000000000";
 
-#[tokio::test]
 async fn another_tenants_things_are_exactly_like_absent_ones() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -97,7 +96,6 @@ async fn another_tenants_things_are_exactly_like_absent_ones() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_missing_scope_is_403_and_write_does_not_imply_read() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -130,7 +128,6 @@ async fn a_missing_scope_is_403_and_write_does_not_imply_read() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_key_bound_to_devices_sees_no_others() {
     let house = House::open().await;
     let (mine, other) = (house.device("mine").await, house.device("other").await);
@@ -170,3 +167,9 @@ fn without_ids(problem: Value, device: &str) -> String {
     problem["request_id"] = Value::Null;
     problem.to_string().replace(device, "")
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    another_tenants_things_are_exactly_like_absent_ones,
+    a_missing_scope_is_403_and_write_does_not_imply_read,
+    a_key_bound_to_devices_sees_no_others,
+];

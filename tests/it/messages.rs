@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Device, House, cursor_of, ladder, person, phone, read_log, text, walk};
+use crate::house::{
+    Case, Device, House, cases, cursor_of, ladder, person, phone, read_log, text, walk,
+};
 
-#[tokio::test]
 async fn an_accepted_message_is_queued_and_readable_at_once() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -36,7 +37,6 @@ async fn an_accepted_message_is_queued_and_readable_at_once() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_event_cursor_is_the_place_of_the_created_entry() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -59,7 +59,6 @@ async fn the_event_cursor_is_the_place_of_the_created_entry() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_message_climbs_its_ladder_and_each_step_is_told_once() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -95,7 +94,6 @@ async fn a_message_climbs_its_ladder_and_each_step_is_told_once() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn two_devices_of_a_tenant_have_two_copies_with_one_upstream_id() {
     let house = House::open().await;
     let (ana, ben) = (house.device("ana").await, house.device("ben").await);
@@ -119,7 +117,6 @@ async fn two_devices_of_a_tenant_have_two_copies_with_one_upstream_id() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_message_stays_within_its_tenant() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -133,7 +130,6 @@ async fn a_message_stays_within_its_tenant() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_location_and_contacts_come_back_as_sent() {
     let house = House::open().await;
     let (ana, ben) = (house.device("ana").await, house.device("ben").await);
@@ -155,7 +151,6 @@ async fn a_location_and_contacts_come_back_as_sent() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn content_out_of_its_bounds_is_refused_and_stores_nothing() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -192,7 +187,6 @@ async fn content_out_of_its_bounds_is_refused_and_stores_nothing() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_reply_names_a_message_that_is_there() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -216,7 +210,6 @@ async fn a_reply_names_a_message_that_is_there() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn metadata_has_bounds_and_is_echoed_unchanged() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -239,7 +232,6 @@ async fn metadata_has_bounds_and_is_echoed_unchanged() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_message_for_a_device_that_is_away_waits_in_order() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -268,7 +260,6 @@ async fn a_message_for_a_device_that_is_away_waits_in_order() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_message_to_a_fresh_device_waits_too() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -281,7 +272,6 @@ async fn a_message_to_a_fresh_device_waits_too() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_number_that_is_not_on_the_network_fails_later() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -299,7 +289,6 @@ async fn a_number_that_is_not_on_the_network_fails_later() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn history_log_and_ids_agree_on_one_order() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -335,7 +324,6 @@ async fn history_log_and_ids_agree_on_one_order() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_list_over_all_chats_is_newest_first_and_filters() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -373,7 +361,6 @@ async fn the_list_over_all_chats_is_newest_first_and_filters() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_absent_message_is_404_also_through_another_device() {
     let house = House::open().await;
     let (one, two) = (house.device("one").await, house.device("two").await);
@@ -389,7 +376,6 @@ async fn an_absent_message_is_404_also_through_another_device() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn receipts_name_who_got_and_read_it() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -415,7 +401,6 @@ async fn receipts_name_who_got_and_read_it() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_expired_message_is_not_sent() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -433,7 +418,6 @@ async fn an_expired_message_is_not_sent() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn messages_are_the_same_after_a_restart_and_go_on() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -499,3 +483,24 @@ fn holds(stored: &Value, sent: &Value) {
         assert_eq!(stored, sent);
     }
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    an_accepted_message_is_queued_and_readable_at_once,
+    the_event_cursor_is_the_place_of_the_created_entry,
+    a_message_climbs_its_ladder_and_each_step_is_told_once,
+    two_devices_of_a_tenant_have_two_copies_with_one_upstream_id,
+    a_message_stays_within_its_tenant,
+    a_location_and_contacts_come_back_as_sent,
+    content_out_of_its_bounds_is_refused_and_stores_nothing,
+    a_reply_names_a_message_that_is_there,
+    metadata_has_bounds_and_is_echoed_unchanged,
+    a_message_for_a_device_that_is_away_waits_in_order,
+    a_message_to_a_fresh_device_waits_too,
+    a_number_that_is_not_on_the_network_fails_later,
+    history_log_and_ids_agree_on_one_order,
+    the_list_over_all_chats_is_newest_first_and_filters,
+    an_absent_message_is_404_also_through_another_device,
+    receipts_name_who_got_and_read_it,
+    an_expired_message_is_not_sent,
+    messages_are_the_same_after_a_restart_and_go_on,
+];

@@ -5,12 +5,11 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::house::{House, phone};
+use crate::house::{Case, House, cases, phone};
 
 /// The methods that OpenAPI knows.
 const METHODS: [&str; 7] = ["get", "head", "post", "put", "patch", "delete", "options"];
 
-#[tokio::test]
 async fn health_is_open_to_all() {
     let house = House::open().await;
     let nobody = house.anonymous();
@@ -23,7 +22,6 @@ async fn health_is_open_to_all() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn metrics_are_in_the_form_of_prometheus_and_count() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -53,7 +51,6 @@ async fn metrics_are_in_the_form_of_prometheus_and_count() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_list_of_operations_changes_only_on_purpose() {
     let house = House::open().await;
     let document = house.anonymous().get("/openapi.json").await.expect(200);
@@ -72,7 +69,6 @@ async fn the_list_of_operations_changes_only_on_purpose() {
     insta::assert_snapshot!("operations", told);
 }
 
-#[tokio::test]
 async fn no_shape_of_the_api_changes_unnoticed() {
     let house = House::open().await;
     let document = house.anonymous().get("/openapi.json").await.expect(200);
@@ -80,7 +76,6 @@ async fn no_shape_of_the_api_changes_unnoticed() {
     insta::assert_json_snapshot!("openapi", document);
 }
 
-#[tokio::test]
 async fn the_document_is_sound() {
     let house = House::open().await;
     let document = house.anonymous().get("/openapi.json").await.expect(200);
@@ -125,7 +120,6 @@ async fn the_document_is_sound() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_documentation_works_offline() {
     let house = House::open().await;
     let nobody = house.anonymous();
@@ -171,7 +165,6 @@ async fn the_documentation_works_offline() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn every_problem_code_has_a_page() {
     let house = House::open().await;
     let nobody = house.anonymous();
@@ -210,7 +203,6 @@ async fn every_problem_code_has_a_page() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn there_is_no_cors_unless_origins_are_listed() {
     let house = House::open().await;
     let answer = house
@@ -228,3 +220,14 @@ fn operations(item: &Value) -> impl Iterator<Item = (&String, &Value)> {
         .iter()
         .filter(|(method, _)| METHODS.contains(&method.as_str()))
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    health_is_open_to_all,
+    metrics_are_in_the_form_of_prometheus_and_count,
+    the_list_of_operations_changes_only_on_purpose.embedded(),
+    no_shape_of_the_api_changes_unnoticed.embedded(),
+    the_document_is_sound.embedded(),
+    the_documentation_works_offline.embedded(),
+    every_problem_code_has_a_page.embedded(),
+    there_is_no_cors_unless_origins_are_listed.embedded(),
+];

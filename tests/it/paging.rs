@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::house::House;
+use crate::house::{Case, House, cases};
 
-#[tokio::test]
 async fn pages_hold_everything_once_in_order_with_one_event_cursor() {
     let house = House::open().await;
     let mut made = Vec::new();
@@ -38,7 +37,6 @@ async fn pages_hold_everything_once_in_order_with_one_event_cursor() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_cursor_is_only_good_for_its_own_list_filters_and_tenant() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -68,7 +66,6 @@ async fn a_cursor_is_only_good_for_its_own_list_filters_and_tenant() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_unknown_query_parameter_and_a_limit_out_of_bounds_are_422() {
     let house = House::open().await;
     for (query, pointer) in [
@@ -89,3 +86,9 @@ async fn an_unknown_query_parameter_and_a_limit_out_of_bounds_are_422() {
         .problem(422, "invalid_cursor");
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    pages_hold_everything_once_in_order_with_one_event_cursor,
+    a_cursor_is_only_good_for_its_own_list_filters_and_tenant,
+    an_unknown_query_parameter_and_a_limit_out_of_bounds_are_422,
+];

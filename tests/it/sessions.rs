@@ -1,10 +1,11 @@
 //! The life of a connection: pairing, connecting, stopping, and what tells of it.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
-use crate::house::{Device, House, phone, until, until_some};
+use crate::house::{Case, Device, House, cases, phone, read_log, until, until_some};
 
-#[tokio::test]
 async fn pairing_goes_through_its_states_and_each_is_an_event() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -45,7 +46,6 @@ async fn pairing_goes_through_its_states_and_each_is_an_event() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn connect_answers_at_once_and_shows_the_code() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -66,7 +66,6 @@ async fn connect_answers_at_once_and_shows_the_code() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_connector_without_codes_says_so() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -77,7 +76,6 @@ async fn a_connector_without_codes_says_so() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_code_is_shown_as_picture_and_as_json() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -112,7 +110,6 @@ async fn the_code_is_shown_as_picture_and_as_json() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn where_no_code_is_shown_asking_for_it_is_a_conflict() {
     let house = House::open().await;
     let fresh = house.fresh_device("fresh").await;
@@ -122,7 +119,6 @@ async fn where_no_code_is_shown_asking_for_it_is_a_conflict() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_is_already_so_is_200_without_a_new_entry() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -143,7 +139,6 @@ async fn what_is_already_so_is_200_without_a_new_entry() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_linked_device_connects_again_without_pairing() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -158,7 +153,6 @@ async fn a_linked_device_connects_again_without_pairing() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_restart_stops_and_starts_a_linked_device() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -177,7 +171,6 @@ async fn a_restart_stops_and_starts_a_linked_device() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn after_a_logout_the_device_pairs_anew() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -190,7 +183,6 @@ async fn after_a_logout_the_device_pairs_anew() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_device_that_was_never_linked_can_not_restart_or_log_out() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -205,7 +197,6 @@ async fn a_device_that_was_never_linked_can_not_restart_or_log_out() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_scan_without_a_code_is_a_conflict() {
     let house = House::open().await;
     let device = house.fresh_device("one").await;
@@ -214,7 +205,6 @@ async fn a_scan_without_a_code_is_a_conflict() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_sessions_list_counts_by_state() {
     let house = House::open().await;
     let linked = house.device("linked").await;
@@ -229,7 +219,6 @@ async fn the_sessions_list_counts_by_state() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_session_tells_when_something_last_came_in_and_was_acknowledged() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -246,7 +235,6 @@ async fn a_session_tells_when_something_last_came_in_and_was_acknowledged() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn wishes_survive_a_restart_of_the_gateway() {
     let mut house = House::open().await;
     let (wanted, stopped) = (house.device("wanted").await, house.device("stopped").await);
@@ -263,7 +251,6 @@ async fn wishes_survive_a_restart_of_the_gateway() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_deleted_devices_session_is_absent() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -304,3 +291,45 @@ fn is_path(states: &[&str], stops: &[&str]) -> bool {
     let mut rest = states.iter();
     stops.iter().all(|stop| rest.any(|state| state == stop))
 }
+
+async fn codes_change_until_nobody_wants_them_any_more() {
+    let settings = "simulator.qr_first_ms = 150\nsimulator.qr_next_ms = 50";
+    let house = House::open_with(settings).await;
+    let device = house.fresh_device("one").await;
+    let head = house.head().await;
+    device.post("/connect", json!({})).await.success();
+    device.until_state("disconnected").await;
+    let log = read_log(&house, &head).await;
+    let codes: Vec<&str> = log
+        .iter()
+        .filter(|it| it["type"] == "device.qr")
+        .filter_map(|it| it["data"]["code"].as_str())
+        .collect();
+    let unlike: HashSet<&str> = codes.iter().copied().collect();
+    assert!(1 < codes.len() && unlike.len() == codes.len(), "{codes:?}");
+    let session = device.get("/session").await.expect(200);
+    assert_eq!(session["reason"], "pairing_timeout", "{session}");
+    device.get("/qr").await.problem(409, "state_conflict");
+    device.post("/connect", json!({})).await.success();
+    device.until_state("pairing").await;
+    house.close().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    pairing_goes_through_its_states_and_each_is_an_event,
+    connect_answers_at_once_and_shows_the_code,
+    a_connector_without_codes_says_so,
+    the_code_is_shown_as_picture_and_as_json,
+    where_no_code_is_shown_asking_for_it_is_a_conflict,
+    what_is_already_so_is_200_without_a_new_entry,
+    a_linked_device_connects_again_without_pairing,
+    a_restart_stops_and_starts_a_linked_device,
+    after_a_logout_the_device_pairs_anew,
+    a_device_that_was_never_linked_can_not_restart_or_log_out,
+    a_scan_without_a_code_is_a_conflict,
+    the_sessions_list_counts_by_state,
+    a_session_tells_when_something_last_came_in_and_was_acknowledged,
+    wishes_survive_a_restart_of_the_gateway,
+    a_deleted_devices_session_is_absent,
+    codes_change_until_nobody_wants_them_any_more,
+];

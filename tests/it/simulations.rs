@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{House, Sse, person, phone, read_log, text, walk};
+use crate::house::{Case, House, Sse, cases, person, phone, read_log, text, walk};
 
-#[tokio::test]
 async fn an_inbound_message_takes_the_normal_path() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -28,7 +27,6 @@ async fn an_inbound_message_takes_the_normal_path() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_count_plays_that_many() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -55,7 +53,6 @@ async fn a_count_plays_that_many() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_comes_while_the_device_is_away_is_kept_for_it() {
     let house = House::open().await;
     let (ana, ben) = (house.device("ana").await, house.device("ben").await);
@@ -75,7 +72,6 @@ async fn what_comes_while_the_device_is_away_is_kept_for_it() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn receipts_come_when_they_are_played() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -110,7 +106,6 @@ async fn receipts_come_when_they_are_played() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_later_receipt_implies_the_earlier_ones() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -132,7 +127,6 @@ async fn a_later_receipt_implies_the_earlier_ones() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_receipt_names_a_message_and_a_status() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -153,7 +147,6 @@ async fn a_receipt_names_a_message_and_a_status() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_phone_behaves_as_told_also_after_a_restart() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -183,7 +176,6 @@ async fn a_phone_behaves_as_told_also_after_a_restart() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_star_sets_the_default_of_all_phones() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -206,7 +198,6 @@ async fn the_star_sets_the_default_of_all_phones() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_dropped_connection_comes_back_by_itself() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -234,7 +225,6 @@ async fn a_dropped_connection_comes_back_by_itself() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_ban_fails_the_device_and_says_why() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -253,7 +243,6 @@ async fn a_ban_fails_the_device_and_says_why() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_logout_from_the_phone_unlinks() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -265,7 +254,6 @@ async fn a_logout_from_the_phone_unlinks() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_restriction_shows_as_health() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -285,7 +273,6 @@ async fn a_restriction_shows_as_health() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn typing_of_a_phone_is_ephemeral() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -315,7 +302,6 @@ async fn typing_of_a_phone_is_ephemeral() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_simulation_breaks_no_rule_unnoticed() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -342,3 +328,20 @@ async fn a_simulation_breaks_no_rule_unnoticed() {
     }
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    an_inbound_message_takes_the_normal_path,
+    a_count_plays_that_many,
+    what_comes_while_the_device_is_away_is_kept_for_it,
+    receipts_come_when_they_are_played,
+    a_later_receipt_implies_the_earlier_ones,
+    a_receipt_names_a_message_and_a_status,
+    a_phone_behaves_as_told_also_after_a_restart,
+    the_star_sets_the_default_of_all_phones,
+    a_dropped_connection_comes_back_by_itself,
+    a_ban_fails_the_device_and_says_why,
+    a_logout_from_the_phone_unlinks,
+    a_restriction_shows_as_health,
+    typing_of_a_phone_is_ephemeral,
+    a_simulation_breaks_no_rule_unnoticed,
+];

@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use crate::house::{House, Sse, cursor_of, cursor_place, phone, read_log};
+use crate::house::{Case, House, Sse, cases, cursor_of, cursor_place, phone, read_log};
 
-#[tokio::test]
 async fn a_stream_gives_the_log_with_its_cursors() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -28,7 +27,6 @@ async fn a_stream_gives_the_log_with_its_cursors() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_stream_goes_on_after_the_last_id_it_gave() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -53,7 +51,6 @@ async fn a_stream_goes_on_after_the_last_id_it_gave() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_stream_filters_and_checks_as_a_poll_does() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -87,7 +84,6 @@ async fn a_stream_filters_and_checks_as_a_poll_does() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn lost_continuity_is_told_and_the_stream_goes_live() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -109,7 +105,6 @@ async fn lost_continuity_is_told_and_the_stream_goes_live() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_end_of_the_gateway_comes_after_a_whole_event() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -122,7 +117,6 @@ async fn the_end_of_the_gateway_comes_after_a_whole_event() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_revoked_key_ends_its_stream() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -135,7 +129,6 @@ async fn a_revoked_key_ends_its_stream() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn all_transports_give_the_same_entries() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -155,3 +148,13 @@ async fn all_transports_give_the_same_entries() {
     drop(stream);
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_stream_gives_the_log_with_its_cursors,
+    a_stream_goes_on_after_the_last_id_it_gave,
+    a_stream_filters_and_checks_as_a_poll_does,
+    lost_continuity_is_told_and_the_stream_goes_live,
+    the_end_of_the_gateway_comes_after_a_whole_event,
+    a_revoked_key_ends_its_stream,
+    all_transports_give_the_same_entries,
+];

@@ -13,7 +13,7 @@ use crate::door::{Reply, report};
 use crate::model::{Chat, Direction, EntryDraft, Jid, Message, MessageId};
 use crate::ports::connector::{IncomingMessage, Taken};
 use crate::ports::{
-    Answer, Claim, Clock, Done, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Write,
+    Answer, Claim, Clock, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Write,
     passed_unless_away,
 };
 
@@ -366,7 +366,7 @@ impl Chatting {
         );
     }
 
-    /// Hands a job to the writer. A job that is refused answers through its own `done`, as one that was never taken.
+    /// Hands a job to the writer, which tells `done` also where it refuses the job.
     fn submit(
         &mut self,
         writes: Vec<Write>,
@@ -374,29 +374,15 @@ impl Chatting {
         claim: Option<(Claim, Answer)>,
         done: impl FnOnce(Outcome) + Send + 'static,
     ) {
-        let refused = Arc::new(parking_lot::Mutex::new(Some(done)));
-        let taken = Arc::clone(&refused);
-        let done: Done = Box::new(move |outcome| {
-            if let Some(done) = taken.lock().take() {
-                done(outcome);
-            }
-        });
-        match self.store.submit(
-            self.home.tenant,
-            Job {
-                writes,
-                entries,
-                claim,
-                done,
-            },
-        ) {
+        let job = Job {
+            writes,
+            entries,
+            claim,
+            done: Box::new(done),
+        };
+        match self.store.submit(self.home.tenant, job) {
             Ok(ticket) => self.trace.ticket.store(ticket.0, Ordering::Release),
-            Err(error) => {
-                self.is_gone = true;
-                if let Some(done) = refused.lock().take() {
-                    done(Outcome::Failed(StoreError::from(error)));
-                }
-            }
+            Err(_refused) => self.is_gone = true,
         }
     }
 }
@@ -447,6 +433,7 @@ fn replayed(kept: KeptAnswer) -> Result<SentMessage, CommandError> {
 fn failed(error: &StoreError) -> CommandError {
     match error {
         StoreError::Refused(refused) => (*refused).into(),
+        StoreError::Gone => CommandError::NotFound,
         StoreError::Failed
         | StoreError::Full
         | StoreError::Away

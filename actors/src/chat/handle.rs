@@ -10,6 +10,7 @@ use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
 use ractor::{ActorCell, ActorRef, ActorRuntime, ActorStatus};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::actor::{ChatActor, ChatArgs};
 use super::message::{ChatMsg, ReadMark, StepRequest};
@@ -239,22 +240,24 @@ impl Chats {
     ///
     /// # Errors
     ///
-    /// `Unavailable` where the chat can't be started.
+    /// `Unavailable` where the chat can't be started, `Busy` where its queue had no place before the deadline.
     pub async fn send_in_order(
         &self,
         home: &ChatHome,
         chat: Jid,
         draft: Draft,
         claim: Option<Claim>,
+        deadline: Instant,
     ) -> Result<impl Future<Output = Result<SentMessage, CommandError>> + use<>, CommandError> {
         let draft = Box::new(draft);
-        let answer = self
-            .push(home, chat, move |reply| ChatMsg::Send {
-                draft,
-                claim,
-                reply,
-            })
-            .await?;
+        let placed = self.push(home, chat, move |reply| ChatMsg::Send {
+            draft,
+            claim,
+            reply,
+        });
+        let answer = tokio::time::timeout_at(deadline, placed)
+            .await
+            .map_err(|_late| CommandError::Busy)??;
         Ok(answer_of(answer, self.limits.chat.answer_max))
     }
 

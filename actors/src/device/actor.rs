@@ -20,7 +20,7 @@ use crate::model::{
     SessionChange, Timestamp,
 };
 use crate::ports::connector::{Deps, DeviceLink, Session, Start, Stop, Typing};
-use crate::ports::{Done, Job, Outcome, Write};
+use crate::ports::{Done, Job, Outcome, StoreError, StoreHealth, Write};
 
 pub(super) struct DeviceActor;
 
@@ -40,6 +40,8 @@ pub(super) struct Working {
     record: DeviceRecord,
     last_change: Option<EventId>,
     changes: VecDeque<(Option<SessionChange>, EntryDraft)>,
+    /// How many of them, from the front, the save under way holds.
+    in_save: usize,
     saving: bool,
     /// Answered when everything that is believed is durable.
     waiting: Vec<Reply<Arc<DeviceRecord>>>,
@@ -96,6 +98,7 @@ impl Actor for DeviceActor {
             record,
             last_change: None,
             changes: VecDeque::new(),
+            in_save: 0,
             saving: false,
             waiting: Vec::new(),
             outbox,
@@ -201,10 +204,20 @@ impl Working {
         self.shared.clock().now()
     }
 
+    /// What the store would surely refuse is refused before anything has changed.
     fn command(&mut self, input: Input, reply: Reply<Arc<DeviceRecord>>) {
-        match self.feed(input) {
+        match self.writable().and_then(|()| self.feed(input)) {
             Ok(()) => self.answer_when_saved(reply),
             Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    fn writable(&self) -> Result<(), CommandError> {
+        match self.shared.store().health() {
+            StoreHealth::Ready => Ok(()),
+            StoreHealth::Full => Err(CommandError::StorageFull),
+            StoreHealth::Failed => Err(CommandError::StoreFailed),
+            StoreHealth::Away => Err(CommandError::Unavailable),
         }
     }
 
@@ -275,8 +288,8 @@ impl Working {
     }
 
     fn tell_later(&mut self, change: Option<SessionChange>, entry: EntryDraft) {
-        if CHANGES_MAX <= self.changes.len() {
-            self.changes.pop_front();
+        if CHANGES_MAX <= self.changes.len().saturating_sub(self.in_save) {
+            self.changes.remove(self.in_save);
             tracing::warn!(device = %self.shared.id(), "session changes faster than it can be saved");
         }
         self.changes.push_back((change, entry));
@@ -351,6 +364,9 @@ impl Working {
     }
 
     fn patch(&mut self, patch: DevicePatch, reply: Reply<Arc<DeviceRecord>>) {
+        if let Err(error) = self.writable() {
+            return reply.send(Err(error));
+        }
         let before = self.record.clone();
         if let Some(name) = patch.name {
             self.record.name = name;
@@ -369,7 +385,8 @@ impl Working {
         self.answer_when_saved(reply);
     }
 
-    /// One save at a time; what changes meanwhile goes with the next.
+    /// One save at a time; what changes meanwhile goes with the next. A save that is refused is tried again until it
+    /// is through: what happened stays true, and whoever waits for it longer than the door allows hears `OutcomeUnknown`.
     fn save(&mut self) {
         if self.saving || self.removing {
             return;
@@ -394,23 +411,14 @@ impl Working {
             let _heard = report(&myself, DeviceMsg::Saved(outcome));
         });
         self.saving = true;
-        match self.shared.store().submit(
-            self.shared.tenant(),
-            Job {
-                writes,
-                entries,
-                claim: None,
-                done,
-            },
-        ) {
-            Ok(_) => self.changes.clear(),
-            Err(error) => {
-                for reply in self.waiting.drain(..) {
-                    reply.send(Err(error.into()));
-                }
-                self.save_again_soon();
-            }
-        }
+        self.in_save = self.changes.len();
+        let job = Job {
+            writes,
+            entries,
+            claim: None,
+            done,
+        };
+        let _told = self.shared.store().submit(self.shared.tenant(), job);
     }
 
     fn save_again_soon(&mut self) {
@@ -426,6 +434,8 @@ impl Working {
         match outcome {
             Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
                 self.saving = false;
+                self.changes.drain(..self.in_save.min(self.changes.len()));
+                self.in_save = 0;
                 if *shown == self.record && self.changes.is_empty() {
                     for reply in self.waiting.drain(..) {
                         reply.send(Ok(Arc::clone(&shown)));
@@ -434,8 +444,13 @@ impl Working {
                     self.save();
                 }
             }
+            Outcome::Failed(StoreError::Refused(_)) => {
+                self.in_save = 0;
+                self.save_again_soon();
+            }
             Outcome::Failed(error) => {
                 tracing::error!(device = %self.shared.id(), %error, "state of the device could not be saved");
+                self.in_save = 0;
                 for reply in self.waiting.drain(..) {
                     reply.send(Err(CommandError::OutcomeUnknown));
                 }
@@ -481,7 +496,9 @@ impl Working {
                 now,
             ));
         }
-        if self.record.session.state == DeviceState::Connected && !self.handing_over {
+        // Not while a page is read: it may hold what would be handed over meanwhile, and bring it a second time.
+        let is_free = !self.handing_over && !self.reading;
+        if self.record.session.state == DeviceState::Connected && is_free {
             let batch = self.outbox.take(self.batch_max);
             if !batch.is_empty() {
                 self.handing_over = true;
@@ -528,10 +545,7 @@ impl Working {
         }
     }
 
-    fn page_read(
-        &mut self,
-        page: Result<Vec<Arc<crate::model::MessageBody>>, crate::ports::StoreError>,
-    ) {
+    fn page_read(&mut self, page: Result<Vec<Arc<crate::model::MessageBody>>, StoreError>) {
         self.reading = false;
         match page {
             Ok(page) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorCell};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::actor::DeviceActor;
 use super::message::{DeviceMsg, DevicePatch};
@@ -187,6 +188,12 @@ impl DeviceHandle {
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// The tenant that it belongs to.
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.shared.tenant()
     }
 
     /// Starts the actor, also once more after a crash.
@@ -391,11 +398,12 @@ impl DeviceHandle {
         chat: Jid,
         draft: Draft,
         claim: Option<Claim>,
+        deadline: Instant,
     ) -> Result<impl Future<Output = Result<SentMessage, CommandError>> + use<>, CommandError> {
         self.present()?;
         self.shared
             .chats()
-            .send_in_order(&self.home(), chat, draft, claim)
+            .send_in_order(&self.home(), chat, draft, claim, deadline)
             .await
     }
 

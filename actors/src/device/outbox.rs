@@ -8,6 +8,9 @@ use crate::model::{Jid, MessageBody, MessageId, Timestamp};
 
 type Body = Arc<MessageBody>;
 
+/// Messages that are held back in memory, in windows; beyond them the store is not read on until some are let go.
+const HELD_WINDOWS: usize = 4;
+
 /// Messages of one chat that are held back, in order.
 #[derive(Debug)]
 struct Held {
@@ -63,7 +66,9 @@ impl Outbox {
 
     /// Takes a fresh message, or leaves it in the store.
     pub(super) fn offer(&mut self, body: Body, now: Timestamp) {
-        if self.behind || self.window <= self.present.len() {
+        // Scheduled messages have a window of their own: they hold nobody up.
+        let waiting = self.present.len().saturating_sub(self.scheduled.len());
+        if self.behind || self.window <= waiting {
             self.behind = true;
             self.missed = true;
             return;
@@ -113,13 +118,14 @@ impl Outbox {
     }
 
     /// Whether a page is to be read from the store, and beyond which message. Only when nothing is being handed over:
-    /// what is would be seen a second time.
+    /// what is would be seen a second time; and only while what is held back leaves room.
     pub(super) fn wants_page(&mut self) -> Option<Option<(Jid, MessageId)>> {
-        let dry = self.ready.is_empty()
-            && self.present.len()
-                <= self.held.values().map(|it| it.queue.len()).sum::<usize>()
-                    + self.scheduled.len();
-        if !self.behind || !dry {
+        if !self.behind || !self.ready.is_empty() {
+            return None;
+        }
+        let held: usize = self.held.values().map(|it| it.queue.len()).sum();
+        let under_way = held + self.scheduled.len() < self.present.len();
+        if under_way || self.window.saturating_mul(HELD_WINDOWS) <= held {
             return None;
         }
         if self.mark.is_none() {
@@ -379,6 +385,47 @@ mod tests {
         assert_eq!(ids(&outbox.expire(at(10))), [1]);
         assert_eq!(outbox.next_due(), Some(at(20)));
         assert_eq!(ids(&outbox.take(10)), [2]);
+    }
+
+    #[test]
+    fn scheduled_messages_do_not_push_fresh_ones_into_the_store() {
+        let mut outbox = caught_up(2);
+        for id in 1..=3 {
+            outbox.offer(body(1, id, |it| it.send_at = Some(at(90))), at(0));
+        }
+        outbox.offer(body(1, 4, |_| ()), at(0));
+        assert_eq!(ids(&outbox.take(10)), [4]);
+        outbox.settled(MessageId::from_u128(4));
+        assert!(
+            outbox.wants_page().is_none(),
+            "the store has nothing that is due"
+        );
+        assert_eq!(ids(&outbox.release(at(90))), [1, 2]);
+        assert_eq!(ids(&outbox.take(10)), [1, 2]);
+        for id in 1..=2 {
+            outbox.settled(MessageId::from_u128(id));
+        }
+        assert!(
+            outbox.wants_page().is_some(),
+            "the third did not fit and is due"
+        );
+    }
+
+    #[test]
+    fn what_is_held_back_is_bounded_in_memory() {
+        let (window, mut next) = (2, 0);
+        let mut outbox = Outbox::new(window);
+        while outbox.wants_page().is_some() {
+            let page = [next + 1, next + 2].map(|id| body(1, id, |it| it.delay_ms = Some(50)));
+            next += 2;
+            outbox.refill(page.into(), window, at(0));
+            assert!(next < 100, "it never has enough");
+        }
+        assert_eq!(outbox.len(), window * HELD_WINDOWS);
+        outbox.release(at(50));
+        assert_eq!(outbox.take(100).len(), window * HELD_WINDOWS);
+        (1..=next).for_each(|id| outbox.settled(MessageId::from_u128(id)));
+        assert!(outbox.wants_page().is_some(), "it reads on");
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::handle::{DeviceHandle, DeviceShared};
@@ -70,11 +71,10 @@ impl Sink for DeviceSink {
                 }
             });
         }
-        let mut taken = Vec::with_capacity(answers.len());
-        for answer in answers {
-            taken.push(answer.wait().await?);
-        }
-        Ok(taken)
+        join_all(answers.into_iter().map(Pending::wait))
+            .await
+            .into_iter()
+            .collect()
     }
 
     fn notify(&self, note: Note) {

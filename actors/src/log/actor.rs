@@ -2,7 +2,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -14,7 +13,7 @@ use super::state::{Consumers, NoName};
 use crate::CommandError;
 use crate::door::{Door, Reply};
 use crate::model::{Cursor, Timestamp};
-use crate::ports::{Clock, Done, Job, Outcome, Store, StoreError, Write, commit};
+use crate::ports::{Clock, Job, Outcome, Store, StoreError, Write, commit};
 
 /// Places of consumers are written at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -207,30 +206,15 @@ impl Keeping {
         self.submit(unwritten.into_iter().map(write).collect(), done);
     }
 
-    /// Hands a job to the writer. One that is refused is told so by its own `done`.
+    /// Hands a job to the writer, which tells `done` also where it refuses the job.
     fn submit(&self, writes: Vec<Write>, done: impl FnOnce(Outcome) + Send + 'static) {
-        let once = Arc::new(Mutex::new(Some(done)));
-        let taken = Arc::clone(&once);
-        let done: Done = Box::new(move |outcome| {
-            let done = taken.lock().take();
-            if let Some(done) = done {
-                done(outcome);
-            }
-        });
-        if let Err(refused) = self.store.submit(
-            self.log.tenant(),
-            Job {
-                writes,
-                entries: Vec::new(),
-                claim: None,
-                done,
-            },
-        ) {
-            let done = once.lock().take();
-            if let Some(done) = done {
-                done(Outcome::Failed(refused.into()));
-            }
-        }
+        let job = Job {
+            writes,
+            entries: Vec::new(),
+            claim: None,
+            done: Box::new(done),
+        };
+        let _told = self.store.submit(self.log.tenant(), job);
     }
 
     /// Looks for entries that are too old, beside the actor: the store may be slow.
@@ -302,6 +286,7 @@ fn unsure(error: &StoreError) -> CommandError {
         StoreError::Failed
         | StoreError::Full
         | StoreError::Away
+        | StoreError::Gone
         | StoreError::Damaged { .. }
         | StoreError::Engine { .. } => CommandError::OutcomeUnknown,
     }

@@ -195,6 +195,7 @@ impl Working {
             Ok(handle) => {
                 self.cells.insert(handle.cell().get_id(), tenant);
                 self.shared.running.insert(tenant, handle.clone());
+                handle.begin();
                 waiters
                     .into_iter()
                     .for_each(|it| it.send(Ok(handle.clone())));

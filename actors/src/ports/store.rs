@@ -33,6 +33,9 @@ pub enum StoreError {
     /// The job was not taken; nothing was written.
     #[error("job was refused")]
     Refused(#[from] SubmitError),
+    /// The device that a row belongs to is no more; nothing was written.
+    #[error("device is no more")]
+    Gone,
     /// What was read is not what was written.
     #[error("stored data is damaged: {what}")]
     Damaged {
@@ -232,18 +235,19 @@ pub enum Outcome {
     Failed(StoreError),
 }
 
-/// Runs once, on the writer's thread, after the commit: it must be quick and must not block.
+/// Runs once, on the writer's thread after the commit, or on the caller's where the job is refused: it must be quick and
+/// must not block.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 
 /// What is to be written at once or not at all.
 pub struct Job {
-    /// The rows.
+    /// The rows. Where one belongs to a device that is no more, the whole job is turned down as [`StoreError::Gone`].
     pub writes: Vec<Write>,
     /// The entries, in order; they get consecutive places.
     pub entries: Vec<EntryDraft>,
     /// The key under which the answer is kept.
     pub claim: Option<(Claim, Answer)>,
-    /// Told what became of it.
+    /// Told what became of it, also where it is not taken.
     pub done: Done,
 }
 
@@ -280,7 +284,7 @@ pub trait Writer: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]: nothing is stored, and `done` is dropped without being called.
+    /// [`SubmitError`]: nothing is stored, and `done` was told so before this returned.
     fn submit(&self, tenant: TenantId, job: Job) -> Result<Ticket, SubmitError>;
 
     /// Waits until the job with this ticket, and so every earlier one of the tenant, is settled.

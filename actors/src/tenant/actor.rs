@@ -29,6 +29,8 @@ pub(super) struct Working {
     log: Option<ActorCell>,
     /// Numbers of devices that are being made.
     reserved: HashSet<PhoneNumber>,
+    /// How many devices are being made.
+    making: usize,
     tasks: JoinSet<()>,
 }
 
@@ -47,6 +49,7 @@ impl Actor for TenantActor {
             myself,
             log: None,
             reserved: HashSet::new(),
+            making: 0,
             tasks: JoinSet::new(),
         };
         tenant.start_log().await?;
@@ -83,6 +86,7 @@ impl Actor for TenantActor {
                 answer,
                 reply,
             } => {
+                tenant.making = tenant.making.saturating_sub(1);
                 if let Some(number) = number {
                     tenant.reserved.remove(&number);
                 }
@@ -189,6 +193,7 @@ impl Working {
         }
         let number = draft.number.clone();
         self.reserved.extend(number.clone());
+        self.making += 1;
         let (shared, myself) = (Arc::clone(&self.shared), self.myself.clone());
         self.tasks.spawn(async move {
             let (device, answer) = make_device(&shared, draft, claim).await;
@@ -215,7 +220,7 @@ impl Working {
         } else {
             own
         };
-        if max <= devices.len() {
+        if max <= devices.len().saturating_add(self.making) {
             return Err(CommandError::LimitReached("devices"));
         }
         let Some(number) = &draft.number else {

@@ -90,10 +90,15 @@ impl TenantHandle {
             actor: "tenant",
             source: Box::new(error),
         })?;
-        let door = Door::new(actor, limits);
-        drop(door.push(TenantMsg::StartDevices));
-        *shared.door.write() = Some(door);
+        *shared.door.write() = Some(Door::new(actor, limits));
         Ok(Self { shared })
+    }
+
+    /// Gives the tenant its first work, once its supervisor knows it and so will hear of it should it fail.
+    pub(crate) fn begin(&self) {
+        if let Ok(door) = self.door() {
+            drop(door.push(TenantMsg::StartDevices));
+        }
     }
 
     pub(crate) fn cell(&self) -> ActorCell {

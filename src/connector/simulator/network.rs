@@ -49,7 +49,7 @@ impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Refused(refused) => return refused.into(),
-            StoreError::Away | StoreError::Full | StoreError::Failed => {}
+            StoreError::Away | StoreError::Full | StoreError::Failed | StoreError::Gone => {}
             StoreError::Damaged { .. } | StoreError::Engine { .. } => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,

@@ -3,13 +3,25 @@
 use actors::model::{
     DeviceId, DeviceState, EventId, Jid, MessageId, MessageState, SessionChange, Status, TenantId,
 };
-use actors::ports::{ChatQuery, Directory as _, History as _, Order, Outcome, Write, commit};
+use actors::ports::{
+    ChatQuery, Directory as _, History as _, Order, Outcome, StoreError, Write, Writer as _, commit,
+};
 
 use super::history::query;
-use super::{Opener, World, chat_row, committed, device_record, jid, message};
+use super::{Opener, World, chat_row, committed, device_record, entry, jid, message};
 
-/// Everything that a device can have.
+/// Has a device have everything that it can have.
 async fn fill<O: Opener>(world: &World<O>, device: DeviceId, chat: &Jid) -> MessageId {
+    let (id, writes) = everything(world, device, chat);
+    world.write(writes).await;
+    id
+}
+
+fn everything<O: Opener>(
+    world: &World<O>,
+    device: DeviceId,
+    chat: &Jid,
+) -> (MessageId, Vec<Write>) {
     let body = message(device, chat, "x", world.now());
     let id = body.id;
     let change = SessionChange {
@@ -18,8 +30,9 @@ async fn fill<O: Opener>(world: &World<O>, device: DeviceId, chat: &Jid) -> Mess
         reason: None,
         at: world.now(),
     };
-    world
-        .write(vec![
+    (
+        id,
+        vec![
             Write::Message {
                 body: body.into(),
                 state: MessageState::new(Status::Queued),
@@ -42,9 +55,8 @@ async fn fill<O: Opener>(world: &World<O>, device: DeviceId, chat: &Jid) -> Mess
                 id: EventId::generate(),
                 change,
             },
-        ])
-        .await;
-    id
+        ],
+    )
 }
 
 /// How much a tenant sees of a device: one for each kind of thing.
@@ -119,9 +131,16 @@ pub(crate) async fn a_removed_device_takes_everything_with_it<O: Opener>(mut wor
         seen(&world, world.tenant, gone, &chat, gone_id).await,
         [0; 8]
     );
-    // What comes too late for it is nobody's.
-    fill(&world, gone, &chat).await;
     for _ in 0..2 {
+        let head = world.store.log(world.tenant).unwrap().head();
+        let (_, late) = everything(&world, gone, &chat);
+        let news = vec![entry(world.now(), "{}")];
+        let outcome = commit(&*world.store, world.tenant, late, news, None).await;
+        assert!(
+            matches!(outcome, Ok(Outcome::Failed(StoreError::Gone))),
+            "what comes too late for it is turned down as a whole: {outcome:?}"
+        );
+        assert_eq!(world.store.log(world.tenant).unwrap().head(), head);
         assert_eq!(
             seen(&world, world.tenant, gone, &chat, gone_id).await,
             [0; 8]
@@ -152,23 +171,29 @@ pub(crate) async fn one_tenant_reads_nothing_of_another<O: Opener>(world: World<
         [0; 8]
     );
     // Nor does it write there, whatever it names.
-    let writes = vec![
-        Write::MessageState {
-            device,
-            chat: chat.clone(),
-            id,
-            state: MessageState::new(Status::Revoked),
-        },
+    let state = Write::MessageState {
+        device,
+        chat: chat.clone(),
+        id,
+        state: MessageState::new(Status::Revoked),
+    };
+    let row = Write::Chat(Box::new(chat_row(device, &chat, 99, world.now())));
+    for write in [state, row] {
+        let outcome = commit(&*world.store, other, vec![write], vec![], None).await;
+        assert!(
+            matches!(outcome, Ok(Outcome::Failed(StoreError::Gone))),
+            "{outcome:?}"
+        );
+    }
+    let removals = vec![
         Write::OutboxRemove {
             device,
             chat: chat.clone(),
             id,
         },
-        Write::Chat(Box::new(chat_row(device, &chat, 99, world.now()))),
         Write::DeviceRemoved(device),
     ];
-    let outcome = commit(&*world.store, other, writes, vec![], None).await;
-    assert!(matches!(outcome, Ok(Outcome::Committed { .. })));
+    committed(commit(&*world.store, other, removals, vec![], None).await);
     assert_eq!(seen(&world, world.tenant, device, &chat, id).await, [1; 8]);
     assert_eq!(
         world

@@ -7,8 +7,8 @@ use std::time::Duration;
 use actors::log::RingRead;
 use actors::model::{Cursor, MessageState, Status, TenantId, Timestamp};
 use actors::ports::{
-    Directory as _, History as _, Job, LogReader as _, Outcome, Store, StoreHealth, SubmitError,
-    Ticket, Write, Writer as _, commit,
+    Directory as _, History as _, Job, LogReader as _, Outcome, Store, StoreError, StoreHealth,
+    SubmitError, Ticket, Write, Writer as _, commit,
 };
 
 use super::{Opener, World, answer, claim, committed, entry, jid, message};
@@ -251,17 +251,26 @@ pub(crate) async fn a_full_queue_is_busy_at_once_and_only_for_its_tenant<O: Open
     let other = world.add_tenant().await;
     let let_go = hold(&world);
     let mut taken = 0;
+    let (told, refusals) = mpsc::channel();
     let refused = loop {
-        match world
-            .store
-            .submit(world.tenant, quiet(&world, Box::new(drop)))
-        {
+        let told = told.clone();
+        let tell = Box::new(move |outcome| {
+            if let Outcome::Failed(StoreError::Refused(refused)) = outcome {
+                told.send(refused).unwrap();
+            }
+        });
+        match world.store.submit(world.tenant, quiet(&world, tell)) {
             Ok(_) => taken += 1,
             Err(refused) => break refused,
         }
         assert!(taken <= 4_096, "the queue has a bound");
     };
     assert_eq!((refused, taken), (SubmitError::Busy, 4_096));
+    assert_eq!(
+        refusals.try_recv(),
+        Ok(SubmitError::Busy),
+        "who listens for the outcome hears it too"
+    );
     let last = world
         .store
         .submit(other, quiet(&world, Box::new(drop)))

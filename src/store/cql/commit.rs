@@ -164,6 +164,7 @@ impl Shared {
                     StoreError::Away
                     | StoreError::Full
                     | StoreError::Refused(_)
+                    | StoreError::Gone
                     | StoreError::Damaged { .. }
                     | StoreError::Engine { .. } => SubmitError::Away,
                 };
@@ -323,7 +324,7 @@ fn claim_keys(jobs: &[Queued]) -> Vec<ClaimKey> {
 
 /// Tells everybody that nothing is written.
 pub(super) fn refuse(jobs: Vec<Queued>, reason: SubmitError) {
-    for Queued { ticket: _, job } in jobs {
+    for job in jobs {
         let mut told = Told {
             done: Some(job.done),
             outcome: Outcome::Mismatch,

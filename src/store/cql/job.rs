@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actors::model::{DeviceId, EntryDraft, Jid, MessageId, Timestamp};
-use actors::ports::{Answer, Claim, Done, Job, Write};
+use actors::ports::{Answer, Claim, Write};
 
 use super::change::{Cell, Change, Kind};
 use super::tenants::{Bucket, Slot};
@@ -53,7 +53,7 @@ pub(super) fn ttl(span: Duration) -> Cell {
 /// One change, encoded.
 #[derive(Debug)]
 pub(super) enum Row {
-    /// A row is written or goes; it is left out where its device is no more.
+    /// A row is written or goes.
     Put {
         /// Whose, where it belongs to a device.
         device: Option<DeviceId>,
@@ -97,6 +97,18 @@ pub(super) enum Row {
 }
 
 impl Row {
+    /// The device that has to live for it.
+    pub(super) const fn device(&self) -> Option<DeviceId> {
+        match self {
+            Self::Put { device, .. } => *device,
+            Self::Bucket { bucket, .. } => Some(bucket.0),
+            Self::Outbox { device, .. } => Some(*device),
+            Self::Device { .. } | Self::DeviceRemoved { .. } | Self::Tenant(_) | Self::Floor(_) => {
+                None
+            }
+        }
+    }
+
     fn weight(&self) -> usize {
         match self {
             Self::Put { change, .. }
@@ -141,8 +153,6 @@ pub(super) struct Encoded {
     pub(super) entries: Vec<(EntryDraft, Vec<u8>)>,
     /// The claim.
     pub(super) claim: Option<Claimed>,
-    /// Told what became of it.
-    pub(super) done: Done,
     weight: usize,
 }
 
@@ -153,18 +163,23 @@ impl Encoded {
     }
 
     /// Encodes a job of a tenant.
-    pub(super) fn of(cluster: &str, slot: &Slot, job: Job) -> Result<Self, EncodeError> {
+    pub(super) fn of(
+        cluster: &str,
+        slot: &Slot,
+        writes: Vec<Write>,
+        entries: Vec<EntryDraft>,
+        claim: Option<(Claim, Answer)>,
+    ) -> Result<Self, EncodeError> {
         let mut rows = Rows {
             cluster,
             slot,
-            rows: Vec::with_capacity(job.writes.len() + 4),
+            rows: Vec::with_capacity(writes.len() + 4),
         };
-        for write in job.writes {
+        for write in writes {
             rows.add(write)?;
         }
         let rows = rows.rows;
-        let entries: Vec<_> = job
-            .entries
+        let entries: Vec<_> = entries
             .into_iter()
             .map(|it| (rows::entry(&it), it))
             .map(|(row, draft)| (draft, row))
@@ -173,7 +188,7 @@ impl Encoded {
             let row = rows::kept_answer(&answer, claim.fingerprint, claim.expires_at)?;
             Ok(Claimed { claim, row, answer })
         };
-        let claim = job.claim.map(keep).transpose()?;
+        let claim = claim.map(keep).transpose()?;
         let of_rows: usize = rows.iter().map(Row::weight).sum();
         let of_entries: usize = entries
             .iter()
@@ -187,7 +202,6 @@ impl Encoded {
             rows,
             entries,
             claim,
-            done: job.done,
             weight,
         })
     }
@@ -273,7 +287,10 @@ impl Rows<'_> {
                 self.rows.push(Row::Outbox { device, id, change });
             }
             Write::OutboxRemove { device, chat, id } => {
-                self.of_device(Kind::RemoveOutbox, device, waiting(&chat, id));
+                let change = self.change(Kind::RemoveOutbox, device, waiting(&chat, id));
+                // What goes needs no device.
+                let device = None;
+                self.rows.push(Row::Put { device, change });
             }
             Write::Upstream {
                 device,

@@ -21,8 +21,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actors::log::{Log, RingBudget};
-use actors::model::{DeviceId, TenantId, Timestamp};
-use actors::ports::{Clock, Job, StoreError, StoreHealth, SubmitError, Ticket};
+use actors::model::{DeviceId, EntryDraft, TenantId, Timestamp};
+use actors::ports::{
+    Answer, Claim, Clock, Done, Job, Outcome, StoreError, StoreHealth, SubmitError, Ticket, Write,
+};
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _};
 use parking_lot::Mutex;
@@ -257,6 +259,37 @@ impl CqlStore {
         }))
     }
 
+    /// Takes a job; `done` is taken with it.
+    fn take(
+        &self,
+        tenant: TenantId,
+        writes: Vec<Write>,
+        entries: Vec<EntryDraft>,
+        claim: Option<(Claim, Answer)>,
+        done: &mut Option<Done>,
+    ) -> Result<Ticket, SubmitError> {
+        let slot = match self.existing(tenant) {
+            Some(slot) => slot,
+            None if Encoded::makes_tenant(&writes) => self.shared.tenants.slot_or_new(tenant),
+            None => {
+                tracing::error!(%tenant, "a job for a tenant that does not exist was refused");
+                return Err(SubmitError::Closing);
+            }
+        };
+        self.shared.queue.check(tenant)?;
+        if self.shared.db.presence.is_away() {
+            return Err(SubmitError::Away);
+        }
+        let encoded = Encoded::of(&self.shared.cluster, &slot, writes, entries, claim);
+        let encoded = encoded.map_err(|error| {
+            tracing::error!(%error, "a row could not be encoded");
+            SubmitError::Failed
+        })?;
+        let ticket = self.shared.queue.push(slot, encoded, done)?;
+        self.shared.db.measures.queued();
+        Ok(ticket)
+    }
+
     fn db(&self) -> Result<&Database, StoreError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Away);
@@ -325,25 +358,18 @@ impl fmt::Debug for CqlStore {
 #[async_trait]
 impl actors::ports::Writer for CqlStore {
     fn submit(&self, tenant: TenantId, job: Job) -> Result<Ticket, SubmitError> {
-        let slot = match self.existing(tenant) {
-            Some(slot) => slot,
-            None if Encoded::makes_tenant(&job.writes) => self.shared.tenants.slot_or_new(tenant),
-            None => {
-                tracing::error!(%tenant, "a job for a tenant that does not exist was refused");
-                return Err(SubmitError::Closing);
-            }
-        };
-        self.shared.queue.check(tenant)?;
-        if self.shared.db.presence.is_away() {
-            return Err(SubmitError::Away);
+        let Job {
+            writes,
+            entries,
+            claim,
+            done,
+        } = job;
+        let mut done = Some(done);
+        let taken = self.take(tenant, writes, entries, claim, &mut done);
+        if let (Err(refused), Some(done)) = (taken, done) {
+            done(Outcome::Failed(refused.into()));
         }
-        let encoded = Encoded::of(&self.shared.cluster, &slot, job).map_err(|error| {
-            tracing::error!(%error, "a row could not be encoded");
-            SubmitError::Failed
-        })?;
-        let ticket = self.shared.queue.push(slot, encoded)?;
-        self.shared.db.measures.queued();
-        Ok(ticket)
+        taken
     }
 
     async fn passed(&self, tenant: TenantId, ticket: Ticket) {

@@ -110,14 +110,25 @@ impl<'a> Plan<'a> {
 
     /// Takes a job in, or turns it down.
     pub(super) fn add(&mut self, queued: Queued) {
-        let Queued { ticket: _, job } = queued;
+        let Queued {
+            ticket: _,
+            job,
+            done,
+        } = queued;
         let Encoded {
             rows,
             entries,
             claim,
-            done,
             ..
         } = job;
+        if !self.all_live(&rows) {
+            self.told.push(Told {
+                done: Some(done),
+                outcome: Outcome::Failed(StoreError::Gone),
+                needs_commit: true,
+            });
+            return;
+        }
         let key = claim
             .as_ref()
             .map(|it| (it.claim.operation, Arc::clone(&it.claim.key)));
@@ -181,36 +192,40 @@ impl<'a> Plan<'a> {
         self.touches_log = true;
     }
 
+    /// Whether every row has a device that lives or is made by the same job.
+    fn all_live(&self, rows: &[Row]) -> bool {
+        let mut made = None;
+        rows.iter().all(|row| {
+            if let Row::Device { id, .. } = row {
+                made = Some(*id);
+                return !self.removed.contains(id) && !self.slot.is_gone(*id);
+            }
+            row.device()
+                .is_none_or(|it| made == Some(it) || self.lives(it))
+        })
+    }
+
     fn lives(&self, device: DeviceId) -> bool {
         !self.removed.contains(&device) && (self.made.contains(&device) || self.slot.has(device))
     }
 
     fn add_row(&mut self, row: Row) {
         match row {
-            Row::Put { device, change } => {
-                if device.is_none_or(|it| self.lives(it)) {
-                    self.changes.push(change);
-                }
-            }
+            Row::Put { change, .. } => self.changes.push(change),
             Row::Bucket { bucket, change } => {
-                if self.lives(bucket.0) && !self.slot.knows_bucket(&bucket) {
+                if !self.slot.knows_bucket(&bucket) {
                     self.changes.push(change);
                     self.buckets.push(bucket);
                 }
             }
             Row::Outbox { device, id, change } => {
-                if self.lives(device) {
-                    self.changes.push(change);
-                    self.hidden.push((device, id));
-                }
+                self.changes.push(change);
+                self.hidden.push((device, id));
             }
             Row::Device { id, change } => {
-                // A change that was under way when its device was removed comes too late.
-                if !self.removed.contains(&id) && !self.slot.is_gone(id) {
-                    self.made.insert(id);
-                    self.changes.push(change);
-                    self.effects.push(Effect::Made(id));
-                }
+                self.made.insert(id);
+                self.changes.push(change);
+                self.effects.push(Effect::Made(id));
             }
             Row::DeviceRemoved { id, change } => {
                 if self.lives(id) {

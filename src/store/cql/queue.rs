@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use actors::model::TenantId;
-use actors::ports::{SubmitError, Ticket};
+use actors::ports::{Done, SubmitError, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -22,6 +22,8 @@ pub(super) struct Queued {
     pub(super) ticket: u64,
     /// What is to be written.
     pub(super) job: Encoded,
+    /// Told what became of it.
+    pub(super) done: Done,
 }
 
 struct Fifo {
@@ -98,8 +100,13 @@ impl Queue {
         }
     }
 
-    /// Puts a job at the end of its tenant's queue.
-    pub(super) fn push(&self, slot: Arc<Slot>, job: Encoded) -> Result<Ticket, SubmitError> {
+    /// Puts a job at the end of its tenant's queue. `done` is taken only with it.
+    pub(super) fn push(
+        &self,
+        slot: Arc<Slot>,
+        job: Encoded,
+        done: &mut Option<Done>,
+    ) -> Result<Ticket, SubmitError> {
         let tenant = slot.id();
         let mut inner = self.inner.lock();
         let Inner {
@@ -123,10 +130,13 @@ impl Queue {
         if too_much && !fifo.jobs.is_empty() {
             return Err(SubmitError::Busy);
         }
+        let Some(done) = done.take() else {
+            return Err(SubmitError::Closing);
+        };
         fifo.tickets += 1;
         fifo.bytes += job.weight();
         let ticket = fifo.tickets;
-        fifo.jobs.push_back(Queued { ticket, job });
+        fifo.jobs.push_back(Queued { ticket, job, done });
         let first = fifo.jobs.len() == 1 && !fifo.busy;
         if first {
             ready.push_back(tenant);

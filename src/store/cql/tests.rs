@@ -10,7 +10,7 @@ use actors::model::{
     DeviceId, Jid, MessageId, MessageState, Status, Tenant, TenantId, TenantLimits,
 };
 use actors::ports::{
-    Clock, History as _, Job, LogReader as _, MessageFilter, MessageQuery, Order, Write,
+    Clock, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order, Write,
     Writer as _, commit,
 };
 
@@ -128,17 +128,13 @@ impl House {
     async fn journal_only(&self, store: &CqlStore, writes: Vec<Write>, marked: bool) {
         let slot = store.existing(self.tenant).unwrap();
         let shared = &store.shared;
-        let job = Job {
-            writes,
-            entries: vec![entry(self.clock.now(), "{\"n\":1}")],
-            claim: None,
-            done: Box::new(drop),
-        };
-        let job = Encoded::of(&shared.cluster, &slot, job).unwrap();
+        let entries = vec![entry(self.clock.now(), "{\"n\":1}")];
+        let job = Encoded::of(&shared.cluster, &slot, writes, entries, None).unwrap();
         let ledger = slot.ledger.lock().await.clone();
         let ttl = super::job::ttl(Duration::from_secs(3_600));
         let mut plan = Plan::new(&slot, ledger, self.clock.now(), ttl, HashMap::new());
-        plan.add(Queued { ticket: 1, job });
+        let (ticket, done): (_, Done) = (1, Box::new(drop));
+        plan.add(Queued { ticket, job, done });
         plan.seal(|count| shared.lease.stamps(count));
         plan.ledger.committed += 1;
         let stamps = |count| shared.lease.stamps(count);

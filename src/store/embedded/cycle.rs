@@ -180,12 +180,17 @@ impl<'a> Cycle<'a> {
 
     /// Takes a job in, or turns it down. It is told from `settles` once the commit is through.
     pub(super) fn add(&mut self, queued: Queued, settles: &mut Vec<Settle>) {
-        let Queued { slot, ticket, job } = queued;
+        let Queued {
+            slot,
+            ticket,
+            job,
+            done,
+        } = queued;
         let Encoded {
             rows,
             entries,
             claim,
-            done,
+            is_orphan,
             ..
         } = job;
         let unknown = Outcome::Failed(StoreError::Failed);
@@ -197,7 +202,15 @@ impl<'a> Cycle<'a> {
             outcome: unknown,
             needs_commit: true,
         });
-        let (outcome, needs_commit) = match self.admit(claim.as_ref()) {
+        let admission = if is_orphan || !self.all_live(&rows) {
+            Admission::Turned {
+                outcome: Outcome::Failed(StoreError::Gone),
+                needs_commit: true,
+            }
+        } else {
+            self.admit(claim.as_ref())
+        };
+        let (outcome, needs_commit) = match admission {
             Admission::Turned {
                 outcome,
                 needs_commit,
@@ -325,6 +338,18 @@ impl<'a> Cycle<'a> {
         self.state(slot.number(), slot).sequencer.head()
     }
 
+    /// Whether every row has a device that lives or is made by the same job.
+    fn all_live(&mut self, rows: &[Row]) -> bool {
+        let mut made = NO_DEVICE;
+        rows.iter().all(|row| {
+            if let Row::Device { number, .. } = row {
+                made = *number;
+                return !self.ledger.gone.contains(number);
+            }
+            row.device() == made || self.lives(row.device())
+        })
+    }
+
     fn lives(&mut self, device: u32) -> bool {
         let lives =
             device == NO_DEVICE || device == self.last_live || self.ledger.live.contains(&device);
@@ -337,20 +362,11 @@ impl<'a> Cycle<'a> {
     fn add_row(&mut self, slot: &Arc<Slot>, row: Row) {
         match row {
             Row::Put {
-                space,
-                device,
-                key,
-                value,
-            } => {
-                if self.lives(device) {
-                    self.put(space, key, value);
-                }
-            }
+                space, key, value, ..
+            } => self.put(space, key, value),
             Row::Remove { space, key } => self.remove(space, key),
-            Row::Chat { device, key, value } => {
-                if self.lives(device) {
-                    self.chats.insert(key, value);
-                }
+            Row::Chat { key, value, .. } => {
+                self.chats.insert(key, value);
             }
             Row::Device {
                 id,
@@ -358,13 +374,10 @@ impl<'a> Cycle<'a> {
                 key,
                 value,
             } => {
-                // A change that was under way when its device was removed comes too late.
-                if !self.ledger.gone.contains(&number) {
-                    self.ledger.live.insert(number);
-                    self.put(Space::Directory, key, value);
-                    self.effects
-                        .push(Effect::Made(Arc::clone(slot), id, number));
-                }
+                self.ledger.live.insert(number);
+                self.put(Space::Directory, key, value);
+                self.effects
+                    .push(Effect::Made(Arc::clone(slot), id, number));
             }
             Row::DeviceRemoved { id, place } => {
                 self.ledger.live.remove(&place.device);

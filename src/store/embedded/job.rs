@@ -1,7 +1,7 @@
 //! A job as the writer wants it: rows encoded by whoever submits, so that the writer's one thread only places and writes.
 
 use actors::model::{DeviceId, EntryDraft, Timestamp};
-use actors::ports::{Answer, Claim, Done, Job, Write};
+use actors::ports::{Answer, Claim, Write};
 
 use super::engine::Space;
 use super::keys::{self, Part, Place};
@@ -13,7 +13,7 @@ pub(super) const NO_DEVICE: u32 = 0;
 
 /// One change, encoded.
 pub(super) enum Row {
-    /// A row is written; it is left out where its device is no more.
+    /// A row is written.
     Put {
         /// Where.
         space: Space,
@@ -70,6 +70,18 @@ pub(super) enum Row {
 }
 
 impl Row {
+    /// The device that has to live for it.
+    pub(super) const fn device(&self) -> u32 {
+        match self {
+            Self::Put { device, .. } | Self::Chat { device, .. } => *device,
+            Self::Remove { .. }
+            | Self::Device { .. }
+            | Self::DeviceRemoved { .. }
+            | Self::Tenant { .. }
+            | Self::Floor(_) => NO_DEVICE,
+        }
+    }
+
     fn weight(&self) -> usize {
         match self {
             Self::Put { key, value, .. }
@@ -104,8 +116,8 @@ pub(super) struct Encoded {
     pub(super) entries: Vec<(EntryDraft, Vec<u8>)>,
     /// The claim.
     pub(super) claim: Option<Claimed>,
-    /// Told what became of it.
-    pub(super) done: Done,
+    /// Whether a row belongs to a device that is not known.
+    pub(super) is_orphan: bool,
     weight: usize,
 }
 
@@ -116,18 +128,26 @@ impl Encoded {
     }
 
     /// Encodes a job of a tenant.
-    pub(super) fn of(tenants: &Tenants, slot: &Slot, job: Job) -> Result<Self, EncodeError> {
+    pub(super) fn of(
+        tenants: &Tenants,
+        slot: &Slot,
+        writes: Vec<Write>,
+        entries: Vec<EntryDraft>,
+        claim: Option<(Claim, Answer)>,
+    ) -> Result<Self, EncodeError> {
         let mut rows = Rows {
             tenants,
             slot,
-            rows: Vec::with_capacity(job.writes.len() + 4),
+            rows: Vec::with_capacity(writes.len() + 4),
+            is_orphan: false,
         };
-        for write in job.writes {
+        for write in writes {
             rows.add(write)?;
         }
-        let rows = rows.rows;
-        let entries: Vec<_> = job
-            .entries
+        let Rows {
+            rows, is_orphan, ..
+        } = rows;
+        let entries: Vec<_> = entries
             .into_iter()
             .map(|it| (rows::entry(&it), it))
             .map(|(row, draft)| (draft, row))
@@ -143,7 +163,7 @@ impl Encoded {
                 answer,
             })
         };
-        let claim = job.claim.map(keep).transpose()?;
+        let claim = claim.map(keep).transpose()?;
         let of_rows: usize = rows.iter().map(Row::weight).sum();
         let of_entries: usize = entries
             .iter()
@@ -155,7 +175,7 @@ impl Encoded {
             rows,
             entries,
             claim,
-            done: job.done,
+            is_orphan,
             weight,
         })
     }
@@ -170,6 +190,7 @@ struct Rows<'a> {
     tenants: &'a Tenants,
     slot: &'a Slot,
     rows: Vec<Row>,
+    is_orphan: bool,
 }
 
 impl Rows<'_> {
@@ -186,13 +207,18 @@ impl Rows<'_> {
         self.rows.push(Row::Remove { space, key });
     }
 
-    /// Rows of a device that is not known are left out: nobody could read them.
+    /// A row of a device that is not known: nobody could read it, so its job is turned down.
+    fn orphan(&mut self) -> Result<(), EncodeError> {
+        self.is_orphan = true;
+        Ok(())
+    }
+
     fn add(&mut self, write: Write) -> Result<(), EncodeError> {
         let tenant = self.slot.number();
         match write {
             Write::Message { body, state } => {
                 let Some(place) = self.slot.place(body.device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 let value = rows::packed(&body, 512)?;
                 self.put(
@@ -222,7 +248,7 @@ impl Rows<'_> {
                 state,
             } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 let value = rows::packed(&state, 64)?;
                 self.put(
@@ -234,7 +260,7 @@ impl Rows<'_> {
             }
             Write::OutboxAdd { device, chat, id } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 self.put(
                     Space::Outbox,
@@ -257,7 +283,7 @@ impl Rows<'_> {
                 id,
             } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 let key = keys::upstream(place, &chat, from_me, &upstream_id);
                 self.put(
@@ -269,7 +295,7 @@ impl Rows<'_> {
             }
             Write::Chat(chat) => {
                 let Some(place) = self.slot.place(chat.device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 self.rows.push(Row::Chat {
                     device: place.device,
@@ -297,7 +323,7 @@ impl Rows<'_> {
             ),
             Write::SessionChange { device, id, change } => {
                 let Some(place) = self.slot.place(device) else {
-                    return Ok(());
+                    return self.orphan();
                 };
                 self.put(
                     Space::Directory,

@@ -3,9 +3,7 @@
 //! The tenant stands in front of everything that belongs to one, and its device behind it; both as the numbers under
 //! which the store knows them. A device that is removed takes its number with it, which hides all its rows at once.
 
-use actors::model::{DeviceId, EventId, Jid, KeyId, MessageId, TenantId};
-
-pub(super) use crate::store::rows::{push_jid, split_jid};
+use actors::model::{DeviceId, EventId, Jid, JidKind, KeyId, MessageId, TenantId};
 
 /// Whose rows: the numbers of a tenant and of one of its devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +212,37 @@ pub(super) fn log(tenant: u32, seq: u64) -> Vec<u8> {
     key.extend_from_slice(&tenant.to_be_bytes());
     key.extend_from_slice(&seq.to_be_bytes());
     key
+}
+
+/// Writes an address short: what kind it is, what stands before the `@`, and a NUL, so that no address is the start of
+/// another.
+pub(crate) fn push_jid(key: &mut Vec<u8>, jid: &Jid) {
+    key.push(match jid.kind() {
+        JidKind::Person => 1,
+        JidKind::Lid => 2,
+        JidKind::Group => 3,
+        JidKind::Broadcast => 4,
+        JidKind::Newsletter => 5,
+    });
+    key.extend_from_slice(jid.user().as_bytes());
+    key.push(0);
+}
+
+/// Reads an address back, and what follows it.
+pub(crate) fn split_jid(bytes: &[u8]) -> Option<(Jid, &[u8])> {
+    let (kind, rest) = bytes.split_first()?;
+    let end = rest.iter().position(|it| *it == 0)?;
+    let (user, rest) = rest.split_at_checked(end)?;
+    let user = std::str::from_utf8(user).ok()?;
+    let server = match kind {
+        1 => "s.whatsapp.net",
+        2 => "lid",
+        3 => "g.us",
+        4 => "broadcast",
+        5 => "newsletter",
+        _ => return None,
+    };
+    Some((format!("{user}@{server}").parse().ok()?, rest.get(1..)?))
 }
 
 /// The 16 bytes of an id that `key` has at `at`.

@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use actors::log::{Log, RingBudget};
-use actors::model::{DeviceId, TenantId, Timestamp};
-use actors::ports::{Clock, Job, StoreError, StoreHealth, SubmitError, Ticket};
+use actors::model::{DeviceId, EntryDraft, TenantId, Timestamp};
+use actors::ports::{
+    Answer, Claim, Clock, Done, Job, Outcome, StoreError, StoreHealth, SubmitError, Ticket, Write,
+};
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 
@@ -28,6 +30,8 @@ use self::space::FreeSpace;
 use self::tenants::{Slot, Tenants};
 use self::writer::{Shared, Writer};
 use super::rows;
+
+pub(super) use self::keys::{push_jid, split_jid};
 
 mod cycle;
 mod directory;
@@ -260,6 +264,37 @@ impl EmbeddedStore {
         self.readers.read(operation, read).await
     }
 
+    /// Takes a job in, or leaves `done` where it is.
+    fn take(
+        &self,
+        tenant: TenantId,
+        writes: Vec<Write>,
+        entries: Vec<EntryDraft>,
+        claim: Option<(Claim, Answer)>,
+        done: &mut Option<Done>,
+    ) -> Result<Ticket, SubmitError> {
+        let slot = match self.existing(tenant) {
+            Some(slot) => slot,
+            None if Encoded::makes_tenant(&writes) => self.shared.tenants.slot_or_new(tenant),
+            None => {
+                tracing::error!(%tenant, "a job for a tenant that does not exist was refused");
+                return Err(SubmitError::Closing);
+            }
+        };
+        self.shared.queue.check(slot.number())?;
+        if self.shared.space.is_full() {
+            return Err(SubmitError::Full);
+        }
+        let tenants = &self.shared.tenants;
+        let encoded = Encoded::of(tenants, &slot, writes, entries, claim).map_err(|error| {
+            tracing::error!(%error, "a row could not be encoded");
+            SubmitError::Failed
+        })?;
+        let ticket = self.shared.queue.push(slot, encoded, done)?;
+        self.shared.measures.queued();
+        Ok(ticket)
+    }
+
     /// What ends the store's threads; `None` where that was done before.
     fn ending(&self) -> Option<impl FnOnce() -> Ended + Send + use<>> {
         let Running {
@@ -317,25 +352,18 @@ impl fmt::Debug for EmbeddedStore {
 #[async_trait]
 impl actors::ports::Writer for EmbeddedStore {
     fn submit(&self, tenant: TenantId, job: Job) -> Result<Ticket, SubmitError> {
-        let slot = match self.existing(tenant) {
-            Some(slot) => slot,
-            None if Encoded::makes_tenant(&job.writes) => self.shared.tenants.slot_or_new(tenant),
-            None => {
-                tracing::error!(%tenant, "a job for a tenant that does not exist was refused");
-                return Err(SubmitError::Closing);
-            }
-        };
-        self.shared.queue.check(slot.number())?;
-        if self.shared.space.is_full() {
-            return Err(SubmitError::Full);
+        let Job {
+            writes,
+            entries,
+            claim,
+            done,
+        } = job;
+        let mut done = Some(done);
+        let taken = self.take(tenant, writes, entries, claim, &mut done);
+        if let (Err(refused), Some(done)) = (taken, done) {
+            done(Outcome::Failed(refused.into()));
         }
-        let encoded = Encoded::of(&self.shared.tenants, &slot, job).map_err(|error| {
-            tracing::error!(%error, "a row could not be encoded");
-            SubmitError::Failed
-        })?;
-        let ticket = self.shared.queue.push(slot, encoded)?;
-        self.shared.measures.queued();
-        Ok(ticket)
+        taken
     }
 
     async fn passed(&self, tenant: TenantId, ticket: Ticket) {

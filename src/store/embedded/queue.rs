@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use actors::ports::{SubmitError, Ticket};
+use actors::ports::{Done, SubmitError, Ticket};
 use parking_lot::{Condvar, Mutex};
 
 use super::job::Encoded;
@@ -27,6 +27,8 @@ pub(super) struct Queued {
     pub(super) ticket: u64,
     /// What is to be written.
     pub(super) job: Encoded,
+    /// Told what became of it.
+    pub(super) done: Done,
 }
 
 #[derive(Default)]
@@ -116,8 +118,13 @@ impl Queue {
         }
     }
 
-    /// Puts a job at the end of its tenant's queue.
-    pub(super) fn push(&self, slot: Arc<Slot>, job: Encoded) -> Result<Ticket, SubmitError> {
+    /// Puts a job at the end of its tenant's queue; where it is refused, `done` stays where it is.
+    pub(super) fn push(
+        &self,
+        slot: Arc<Slot>,
+        job: Encoded,
+        done: &mut Option<Done>,
+    ) -> Result<Ticket, SubmitError> {
         let tenant = slot.number();
         let mut inner = self.inner.lock();
         let Inner {
@@ -137,7 +144,12 @@ impl Queue {
         fifo.tickets += 1;
         fifo.bytes += job.weight();
         let ticket = fifo.tickets;
-        fifo.jobs.push_back(Queued { slot, ticket, job });
+        fifo.jobs.extend(done.take().map(|done| Queued {
+            slot,
+            ticket,
+            job,
+            done,
+        }));
         let first = fifo.jobs.len() == 1;
         if first {
             ready.push_back(tenant);

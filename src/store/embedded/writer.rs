@@ -65,8 +65,11 @@ impl Writer {
         self.settles
             .drain(..)
             .for_each(|it| it.tell(Err(StoreError::Failed)));
-        for Queued { slot, ticket, job } in self.jobs.drain(..).chain(waiting) {
-            settle(&slot, ticket, job.done, Outcome::Failed(StoreError::Failed));
+        for Queued {
+            slot, ticket, done, ..
+        } in self.jobs.drain(..).chain(waiting)
+        {
+            settle(&slot, ticket, done, Outcome::Failed(StoreError::Failed));
         }
         // Tickets that were lost in a panic must not hold anybody.
         self.shared
@@ -137,8 +140,11 @@ impl Writer {
     /// Turns everything down that waits for this commit: there is no room for it.
     fn refuse(&mut self) {
         self.count_settled(self.jobs.len());
-        for Queued { slot, ticket, job } in self.jobs.drain(..) {
-            settle(&slot, ticket, job.done, Outcome::Failed(StoreError::Full));
+        for Queued {
+            slot, ticket, done, ..
+        } in self.jobs.drain(..)
+        {
+            settle(&slot, ticket, done, Outcome::Failed(StoreError::Full));
         }
     }
 

@@ -73,7 +73,7 @@ impl Session {
             }
             Op::Reauth { token } => {
                 self.is_busy = true;
-                self.work.push(boxed(renew(
+                self.aside.get_mut().work.push(boxed(renew(
                     self.parts.api.clone(),
                     self.parts.client,
                     token,
@@ -93,7 +93,7 @@ impl Session {
             } => {
                 self.in_flight += 1;
                 let typed = type_up(self.parts.api.clone(), caller, [device, chat, kind], data);
-                self.work.push(boxed(async move {
+                self.aside.get_mut().work.push(boxed(async move {
                     Done::Typed {
                         id,
                         result: typed.await,
@@ -117,7 +117,7 @@ impl Session {
         };
         self.is_busy = true;
         let (api, client) = (self.parts.api.clone(), self.parts.client);
-        self.work.push(boxed(async move {
+        self.aside.get_mut().work.push(boxed(async move {
             Done::Proved {
                 id,
                 result: prove(&api, client, &token).await,
@@ -179,7 +179,7 @@ impl Session {
             sight: Sight::new(caller.scopes(), caller.devices()),
         };
         let (api, tenant) = (self.parts.api.clone(), caller.tenant());
-        self.work.push(boxed(async move {
+        self.aside.get_mut().work.push(boxed(async move {
             Done::Opened {
                 id,
                 result: open(&api, tenant, wanted).await,
@@ -217,7 +217,9 @@ impl Session {
             Poll::Ready(reply) => self.outbox.push_back(reply),
             Poll::Pending => {
                 self.in_flight += 1;
-                self.work
+                self.aside
+                    .get_mut()
+                    .work
                     .push(boxed(async move { Done::Replied(calling.await) }));
             }
         }
@@ -280,9 +282,9 @@ impl Session {
             .expires_at()
             .map(|at| Instant::now() + at.since(self.now()));
         self.clocks.known(expires);
-        self.credential.clear();
+        self.aside.get_mut().credential.clear();
         let mut ended = caller.ended();
-        self.credential.push(boxed(async move {
+        self.aside.get_mut().credential.push(boxed(async move {
             let told = ended.wait_for(|it| *it != Ended::No).await.map(|it| *it);
             Told::Credential(told.unwrap_or(Ended::Revoked))
         }));
@@ -335,7 +337,9 @@ impl Session {
         };
         self.ready(&caller, id, Some(&opening));
         if let Some(watch) = opening.watch {
-            self.told
+            self.aside
+                .get_mut()
+                .told
                 .push(boxed(async move { Told::Consumer(watch.ended().await) }));
         }
         let max_lag = self.parts.api.config.streams.max_lag;

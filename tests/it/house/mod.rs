@@ -4,6 +4,7 @@
 //! event stream, the operator's socket, and the patience to wait for a state instead of for a time.
 
 mod answer;
+mod case;
 mod client;
 mod device;
 mod handshake;
@@ -12,9 +13,11 @@ mod operator;
 mod raw;
 mod socket;
 mod sse;
+mod store;
 mod wait;
 
 pub(crate) use answer::Answer;
+pub(crate) use case::{Case, cases};
 pub(crate) use client::{Base, Client};
 pub(crate) use device::{Device, person, phone, text};
 pub(crate) use handshake::Codec;
@@ -23,6 +26,7 @@ pub(crate) use operator::Operator;
 pub(crate) use raw::RawSocket;
 pub(crate) use socket::{Heard, Socket};
 pub(crate) use sse::Sse;
+pub(crate) use store::Store;
 pub(crate) use wait::{Dice, PATIENCE, option, say, seed, until, until_some};
 
 use std::ops::Deref;
@@ -44,8 +48,13 @@ pub(crate) struct House {
 impl House {
     /// Starts a gateway on an empty folder and makes a tenant.
     pub(crate) async fn open() -> Self {
+        Self::open_with("").await
+    }
+
+    /// As [`Self::open`], with more settings, such as `chats.idle_ms = 1`.
+    pub(crate) async fn open_with(settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the store");
-        let gateway = start(&data(&folder)).await;
+        let gateway = start(&data(&folder), settings).await;
         let base = Base::default();
         base.set(&format!("http://{}", gateway.address()));
         let client = Operator::at(&data(&folder)).tenant("house", &base).await;
@@ -90,9 +99,14 @@ impl House {
 
     /// Stops the gateway and starts it again on the same folder; all clients of the house find it.
     pub(crate) async fn restart(&mut self) {
+        self.restart_with("").await;
+    }
+
+    /// As [`Self::restart`], with more settings than the usual ones.
+    pub(crate) async fn restart_with(&mut self, settings: &str) {
         let running = self.gateway.take().expect("the house is open");
         running.stop().await;
-        let gateway = start(&data(&self.folder)).await;
+        let gateway = start(&data(&self.folder), settings).await;
         self.base().set(&format!("http://{}", gateway.address()));
         self.gateway = Some(gateway);
     }
@@ -119,15 +133,16 @@ impl Drop for House {
     }
 }
 
+/// A setting under which no disk has room for the embedded store.
+pub(crate) const DISK_FULL: &str = "store.min_free = 1_000_000_000_000_000_000";
+
 fn data(folder: &TempDir) -> PathBuf {
     folder.path().join("data")
 }
 
-async fn start(data: &Path) -> Gateway {
-    let toml = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[store]\npath = \"{}\"\n",
-        data.display()
-    );
+async fn start(data: &Path, settings: &str) -> Gateway {
+    let store = Store::current().settings(data);
+    let toml = format!("server.listen = \"127.0.0.1:0\"\n{store}{settings}\n");
     let config = Config::from_toml(&toml).expect("the configuration is valid");
     Gateway::start(config).await.expect("the gateway starts")
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use super::binary::{Binary, buho, run};
-use crate::house::Base;
+use crate::house::{Base, Case, cases};
 
 async fn json(arguments: &[&str]) -> Value {
     let (code, stdout, stderr) = run(buho(arguments)).await;
@@ -12,7 +12,6 @@ async fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("not one JSON object: {stdout}"))
 }
 
-#[tokio::test]
 async fn a_tenant_and_a_key_are_made_on_the_command_line() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -58,7 +57,6 @@ async fn a_tenant_and_a_key_are_made_on_the_command_line() {
     assert!(gateway.terminate().await.success());
 }
 
-#[tokio::test]
 async fn a_command_for_people_says_its_ids_in_words() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -70,7 +68,6 @@ async fn a_command_for_people_says_its_ids_in_words() {
     gateway.kill().await;
 }
 
-#[tokio::test]
 async fn without_a_gateway_a_command_fails_with_one_line() {
     let folder = tempdir().unwrap();
     let at = folder.path().join("data").display().to_string();
@@ -82,7 +79,6 @@ async fn without_a_gateway_a_command_fails_with_one_line() {
     );
 }
 
-#[tokio::test]
 async fn what_the_gateway_refuses_is_told_and_fails() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -106,3 +102,10 @@ async fn what_the_gateway_refuses_is_told_and_fails() {
     assert!(error["error"]["detail"].is_string(), "{error}");
     gateway.kill().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_tenant_and_a_key_are_made_on_the_command_line,
+    a_command_for_people_says_its_ids_in_words,
+    without_a_gateway_a_command_fails_with_one_line.embedded(),
+    what_the_gateway_refuses_is_told_and_fails,
+];

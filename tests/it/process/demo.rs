@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use super::binary::{Binary, buho};
-use crate::house::{Base, Client, Device, text};
+use crate::house::{Base, Case, Client, Device, cases, text};
 
 async fn demo(data: &Path) -> (Binary, Value) {
     let at = data.display().to_string();
@@ -34,7 +34,6 @@ fn client(gateway: &Binary, kept: &Value) -> Client {
     )
 }
 
-#[tokio::test]
 async fn the_demo_makes_two_linked_devices_and_the_same_ones_again() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -72,3 +71,5 @@ async fn the_demo_makes_two_linked_devices_and_the_same_ones_again() {
     );
     gateway.kill().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![the_demo_makes_two_linked_devices_and_the_same_ones_again];

@@ -6,6 +6,7 @@ use std::path::Path;
 use tempfile::tempdir;
 
 use super::binary::{Binary, buho, run, serve_arguments};
+use crate::house::{Case, cases};
 
 async fn serve(data: &Path) -> (Option<i32>, String) {
     let arguments = serve_arguments(data);
@@ -13,7 +14,6 @@ async fn serve(data: &Path) -> (Option<i32>, String) {
     (code, stderr)
 }
 
-#[tokio::test]
 async fn wrong_arguments_are_2() {
     for arguments in [
         &["fly"][..],
@@ -27,7 +27,6 @@ async fn wrong_arguments_are_2() {
     }
 }
 
-#[tokio::test]
 async fn an_unknown_word_in_the_configuration_is_2_and_names_the_nearest() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("buho.toml");
@@ -43,7 +42,6 @@ async fn an_unknown_word_in_the_configuration_is_2_and_names_the_nearest() {
     assert!(stderr.to_lowercase().contains("listen"), "{stderr}");
 }
 
-#[tokio::test]
 async fn the_environment_is_taken_and_an_argument_wins() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -56,7 +54,6 @@ async fn the_environment_is_taken_and_an_argument_wins() {
     assert!(gateway.terminate().await.success());
 }
 
-#[tokio::test]
 async fn a_store_in_use_is_3_and_the_first_goes_on() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -74,7 +71,6 @@ async fn a_store_in_use_is_3_and_the_first_goes_on() {
     first.kill().await;
 }
 
-#[tokio::test]
 async fn a_folder_that_is_a_file_is_3() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -84,7 +80,6 @@ async fn a_folder_that_is_a_file_is_3() {
     assert_eq!(fs::read_to_string(&data).unwrap(), "not a folder");
 }
 
-#[tokio::test]
 async fn an_address_in_use_is_1() {
     let folder = tempdir().unwrap();
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -95,7 +90,6 @@ async fn an_address_in_use_is_1() {
     assert!(stderr.contains(&listen), "{stderr}");
 }
 
-#[tokio::test]
 async fn a_socket_path_too_long_is_2_and_names_the_option() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("x".repeat(110));
@@ -104,7 +98,6 @@ async fn a_socket_path_too_long_is_2_and_names_the_option() {
     assert!(stderr.contains("operator.socket"), "{stderr}");
 }
 
-#[tokio::test]
 async fn the_operators_socket_is_for_its_owner_alone_and_a_stale_one_blocks_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempdir().unwrap();
@@ -120,3 +113,14 @@ async fn the_operators_socket_is_for_its_owner_alone_and_a_stale_one_blocks_noth
         gateway.kill().await;
     }
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    wrong_arguments_are_2.embedded(),
+    an_unknown_word_in_the_configuration_is_2_and_names_the_nearest.embedded(),
+    the_environment_is_taken_and_an_argument_wins,
+    a_store_in_use_is_3_and_the_first_goes_on.embedded(),
+    a_folder_that_is_a_file_is_3.embedded(),
+    an_address_in_use_is_1,
+    a_socket_path_too_long_is_2_and_names_the_option.embedded(),
+    the_operators_socket_is_for_its_owner_alone_and_a_stale_one_blocks_nothing,
+];

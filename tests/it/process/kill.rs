@@ -9,13 +9,12 @@ use tokio::time::{Duration, sleep};
 
 use super::auditor::{Auditor, Sender};
 use super::binary::Binary;
-use crate::house::{Client, Device, Dice, seed};
+use crate::house::{Case, Client, Device, Dice, cases, seed};
 
 const KILLS: usize = 25;
 const ACKNOWLEDGEMENTS: usize = 20_000;
 const SENDERS: usize = 8;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -86,3 +85,6 @@ async fn until_settled(client: &Client, devices: &[Device]) {
     }
     panic!("messages wait and nothing happens any more");
 }
+
+pub(crate) const CASES: &[Case] =
+    cases![twenty_five_kills_lose_nothing_that_was_acknowledged.threaded()];

@@ -12,3 +12,16 @@ mod slow;
 mod strace;
 mod termination;
 mod trace;
+
+use crate::house::Case;
+
+pub(crate) const CASES: &[&[Case]] = &[
+    commands::CASES,
+    demo::CASES,
+    exits::CASES,
+    kill::CASES,
+    powercut::CASES,
+    slow::CASES,
+    strace::CASES,
+    termination::CASES,
+];

@@ -14,7 +14,7 @@ use super::binary::Binary;
 use super::filesystem::Filesystem;
 use super::strace::{has_strace, traced};
 use super::trace::{Moment, TRACED, Trace};
-use crate::house::{Client, Device, Dice, option, read_log, say, seed, walk};
+use crate::house::{Case, Client, Device, Dice, cases, option, read_log, say, seed, walk};
 
 /// Cuts on which the binary is started; `BUHO_TEST_POWERCUTS` gives another number.
 const CUTS: usize = 12;
@@ -24,7 +24,6 @@ const ACKNOWLEDGEMENTS: usize = 600;
 const SCRIPT: &str = "mkdir -p d/e && cd d && printf hello > a && sync a && printf more >> a && mv a e/b \\
     && printf 123456789 > c && sync c && truncate -s 4 c && printf x > gone && rm gone && mv e f && ln f/b g";
 
-#[tokio::test]
 async fn the_model_of_the_disk_sees_what_a_program_did() {
     if !has_strace() {
         return;
@@ -64,7 +63,6 @@ async fn the_model_of_the_disk_sees_what_a_program_did() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_a_power_cut() {
     if !has_strace() {
         return;
@@ -237,3 +235,10 @@ async fn check(data: &Path, client: &Client, devices: &[Device], promised: &BTre
     assert_eq!(created.len(), stored.len(), "each message has its entry");
     gateway.kill().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    the_model_of_the_disk_sees_what_a_program_did.embedded(),
+    what_was_acknowledged_survives_a_power_cut
+        .threaded()
+        .embedded(),
+];

@@ -4,7 +4,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use super::binary::Binary;
-use crate::house::{Client, Device, Socket, phone, say, text};
+use crate::house::{Case, Client, Device, Socket, cases, phone, say, text};
 
 const STALLED: usize = 20;
 const MESSAGES: usize = 20_000;
@@ -13,7 +13,6 @@ const READER_MAX: usize = 3 * 1_024 * 1_024 / 2;
 /// What two runs of the same work may differ by themselves.
 const NOISE: usize = 12 * 1_024 * 1_024;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_never_reads_costs_little_and_only_itself() {
     let without = growth(0).await;
     let with = growth(STALLED).await;
@@ -78,3 +77,6 @@ async fn flood(device: &Device, quick: &mut Socket, messages: usize) {
     };
     tokio::join!(sending, reading);
 }
+
+pub(crate) const CASES: &[Case] =
+    cases![a_reader_that_never_reads_costs_little_and_only_itself.threaded()];

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::auditor::Auditor;
 use super::binary::{Binary, serve_arguments};
-use crate::house::{Device, option, phone, say, until, walk};
+use crate::house::{Case, Device, cases, option, phone, say, until, walk};
 
 /// Each thread syncs so often before its syncs fail.
 const GOOD_SYNCS: usize = 400;
@@ -43,7 +43,6 @@ pub(crate) fn traced(options: &[&str], log: &Path, data: &Path) -> Command {
     command
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failed_sync_nothing_is_acknowledged() {
     if !has_strace() {
         return;
@@ -166,3 +165,9 @@ fn wall_clock() -> f64 {
         .unwrap()
         .as_secs_f64()
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    after_a_failed_sync_nothing_is_acknowledged
+        .threaded()
+        .embedded()
+];

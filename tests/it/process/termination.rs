@@ -7,9 +7,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
 use super::binary::Binary;
-use crate::house::{Device, RawSocket, Sse, phone, read_log, text, walk};
+use crate::house::{Case, Device, RawSocket, Sse, cases, phone, read_log, text, walk};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_graceful_end_under_load_loses_nothing() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -63,7 +62,6 @@ async fn a_graceful_end_under_load_loses_nothing() {
     gateway.kill().await;
 }
 
-#[tokio::test]
 async fn an_interrupt_is_a_graceful_end_too() {
     let folder = tempdir().unwrap();
     let mut gateway = Binary::serve(&folder.path().join("data")).await;
@@ -71,7 +69,6 @@ async fn an_interrupt_is_a_graceful_end_too() {
     assert!(gateway.ended().await.success());
 }
 
-#[tokio::test]
 async fn a_second_signal_waits_for_nobody() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -115,3 +112,9 @@ async fn send_until_refused(device: Device, sender: usize) -> Vec<String> {
     }
     ids
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_graceful_end_under_load_loses_nothing.threaded(),
+    an_interrupt_is_a_graceful_end_too,
+    a_second_signal_waits_for_nobody,
+];

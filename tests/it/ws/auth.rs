@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use crate::house::{House, phone};
+use crate::house::{Case, House, cases, phone};
 
-#[tokio::test]
 async fn hello_comes_at_once_with_its_terms() {
     let house = House::open().await;
     let mut socket = house
@@ -32,7 +31,6 @@ async fn hello_comes_at_once_with_its_terms() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn one_round_trip_does_auth_subscribe_and_resume() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -55,7 +53,6 @@ async fn one_round_trip_does_auth_subscribe_and_resume() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_access_token_opens_a_socket_and_tells_its_end() {
     let house = House::open().await;
     let made = house.post("/v1/auth/tokens", json!({})).await.expect(201);
@@ -72,7 +69,6 @@ async fn an_access_token_opens_a_socket_and_tells_its_end() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_bad_header_credential_is_401_before_the_upgrade() {
     let house = House::open().await;
     let refused = house
@@ -91,7 +87,6 @@ async fn a_bad_header_credential_is_401_before_the_upgrade() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_bad_token_in_band_and_anything_before_auth_is_4401() {
     let house = House::open().await;
     for frame in [
@@ -106,7 +101,6 @@ async fn a_bad_token_in_band_and_anything_before_auth_is_4401() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn who_says_nothing_is_sent_away() {
     let house = House::open().await;
     let mut socket = house.anonymous().socket().await;
@@ -114,7 +108,6 @@ async fn who_says_nothing_is_sent_away() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_revoked_key_closes_its_sockets() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -140,7 +133,6 @@ async fn a_revoked_key_closes_its_sockets() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_new_credential_needs_no_new_connection() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -169,7 +161,6 @@ async fn a_new_credential_needs_no_new_connection() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_credential_of_another_tenant_does_not_renew() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -199,7 +190,6 @@ async fn a_credential_of_another_tenant_does_not_renew() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_foreign_origin_is_refused_before_the_upgrade() {
     let house = House::open().await;
     for origin in ["https://evil.example", "null"] {
@@ -225,3 +215,16 @@ async fn a_foreign_origin_is_refused_before_the_upgrade() {
         .await;
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    hello_comes_at_once_with_its_terms,
+    one_round_trip_does_auth_subscribe_and_resume,
+    an_access_token_opens_a_socket_and_tells_its_end,
+    a_bad_header_credential_is_401_before_the_upgrade,
+    a_bad_token_in_band_and_anything_before_auth_is_4401,
+    who_says_nothing_is_sent_away,
+    a_revoked_key_closes_its_sockets,
+    a_new_credential_needs_no_new_connection,
+    a_credential_of_another_tenant_does_not_renew,
+    a_foreign_origin_is_refused_before_the_upgrade,
+];

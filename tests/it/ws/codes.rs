@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::house::{Codec, House, RawSocket, Socket, phone};
+use crate::house::{Case, Codec, House, RawSocket, Socket, cases, phone};
 
-#[tokio::test]
 async fn what_is_no_frame_is_4400() {
     let house = House::open().await;
     for text in ["", "{", "1", "\"x\"", "null", "[1]", "[[{}]]", "nonsense"] {
@@ -24,7 +23,6 @@ async fn what_is_no_frame_is_4400() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_wrong_kind_of_message_is_4400() {
     let house = House::open().await;
     let mut json = house.socket().await;
@@ -36,7 +34,6 @@ async fn the_wrong_kind_of_message_is_4400() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_unknown_op_is_answered_or_ignored() {
     let house = House::open().await;
     let mut socket = house.socket().await;
@@ -52,7 +49,6 @@ async fn an_unknown_op_is_answered_or_ignored() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_message_of_64_kib_passes_and_one_byte_more_does_not() {
     let house = House::open().await;
     let mut socket = house.socket().await;
@@ -63,7 +59,6 @@ async fn a_message_of_64_kib_passes_and_one_byte_more_does_not() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_size_counts_however_a_message_is_cut() {
     let house = House::open().await;
     let mut socket = RawSocket::open(&house).await;
@@ -75,7 +70,6 @@ async fn the_size_counts_however_a_message_is_cut() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_flood_of_fragments_ends_at_the_same_size() {
     let house = House::open().await;
     let mut socket = RawSocket::open(&house).await;
@@ -87,7 +81,6 @@ async fn a_flood_of_fragments_ends_at_the_same_size() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_unknown_subprotocol_is_4406_and_none_is_json() {
     let house = House::open().await;
     let mut unknown = RawSocket::offering(&house, "chat, buho.v9.json").await;
@@ -98,7 +91,6 @@ async fn an_unknown_subprotocol_is_4406_and_none_is_json() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_silent_peer_is_missed() {
     let house = House::open().await;
     // Nothing is sent and no ping is answered; 25 s and 10 s later the server has waited long enough.
@@ -107,7 +99,6 @@ async fn a_silent_peer_is_missed() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_shutdown_closes_with_4001() {
     let mut house = House::open().await;
     let mut sockets = Vec::new();
@@ -121,7 +112,6 @@ async fn a_shutdown_closes_with_4001() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_second_subscription_does_not_double_what_is_heard() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -141,7 +131,6 @@ async fn a_second_subscription_does_not_double_what_is_heard() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_members_wrong_type_is_an_answer_or_a_close_but_never_silence() {
     let house = House::open().await;
     for frame in [
@@ -178,3 +167,17 @@ async fn closes(sockets: Vec<Socket>) -> Vec<u16> {
     }
     codes
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    what_is_no_frame_is_4400,
+    the_wrong_kind_of_message_is_4400,
+    an_unknown_op_is_answered_or_ignored,
+    a_message_of_64_kib_passes_and_one_byte_more_does_not,
+    the_size_counts_however_a_message_is_cut,
+    a_flood_of_fragments_ends_at_the_same_size,
+    an_unknown_subprotocol_is_4406_and_none_is_json,
+    a_silent_peer_is_missed,
+    a_shutdown_closes_with_4001,
+    a_second_subscription_does_not_double_what_is_heard,
+    a_members_wrong_type_is_an_answer_or_a_close_but_never_silence,
+];

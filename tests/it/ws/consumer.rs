@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Client, House, Socket, cursor_of, cursor_place, phone, until};
+use crate::house::{Case, Client, House, Socket, cases, cursor_of, cursor_place, phone, until};
 
 fn wish(name: &str, after: &str) -> Value {
     let filter = json!({"types": ["message.created"]});
@@ -33,7 +33,6 @@ async fn kept(client: &Client, name: &str) -> String {
         .unwrap_or_default()
 }
 
-#[tokio::test]
 async fn a_consumer_goes_on_after_its_last_ack() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -64,7 +63,6 @@ async fn a_consumer_goes_on_after_its_last_ack() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_newer_connection_takes_the_name_over() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -77,7 +75,6 @@ async fn a_newer_connection_takes_the_name_over() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn the_same_name_in_another_tenant_is_another_consumer() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -91,7 +88,6 @@ async fn the_same_name_in_another_tenant_is_another_consumer() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_consumer_has_a_name_and_confirms() {
     let house = House::open().await;
     for name in ["", "with space", "ñ", &"x".repeat(65)] {
@@ -110,7 +106,6 @@ async fn a_consumer_has_a_name_and_confirms() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_ack_beyond_what_was_sent_is_4400_and_one_that_goes_back_is_ignored() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -138,7 +133,6 @@ async fn an_ack_beyond_what_was_sent_is_4400_and_one_that_goes_back_is_ignored()
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_open_window_holds_no_more_than_it_may_and_then_is_closed() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -176,7 +170,6 @@ async fn an_open_window_holds_no_more_than_it_may_and_then_is_closed() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_smaller_window_is_kept_too() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -206,3 +199,13 @@ async fn a_smaller_window_is_kept_too() {
     socket.close().await;
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_consumer_goes_on_after_its_last_ack,
+    a_newer_connection_takes_the_name_over,
+    the_same_name_in_another_tenant_is_another_consumer,
+    a_consumer_has_a_name_and_confirms,
+    an_ack_beyond_what_was_sent_is_4400_and_one_that_goes_back_is_ignored,
+    an_open_window_holds_no_more_than_it_may_and_then_is_closed,
+    a_smaller_window_is_kept_too,
+];

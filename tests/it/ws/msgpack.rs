@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use crate::house::{Codec, House, phone, read_log, text};
+use crate::house::{Case, Codec, House, cases, phone, read_log, text};
 
-#[tokio::test]
 async fn the_binary_encoding_says_the_same() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -26,7 +25,6 @@ async fn the_binary_encoding_says_the_same() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn an_array_of_maps_is_taken_too() {
     let house = House::open().await;
     let mut socket = house.handshake().codec(Codec::MsgPack).welcome().await;
@@ -43,7 +41,6 @@ async fn an_array_of_maps_is_taken_too() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn what_is_not_messagepack_is_4400() {
     let house = House::open().await;
     let forged: [&[u8]; 5] = [
@@ -66,3 +63,9 @@ async fn what_is_not_messagepack_is_4400() {
     }
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    the_binary_encoding_says_the_same,
+    an_array_of_maps_is_taken_too,
+    what_is_not_messagepack_is_4400,
+];

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{House, cursor_of, person, phone, text};
+use crate::house::{Case, House, cases, cursor_of, person, phone, text};
 
-#[tokio::test]
 async fn a_send_is_answered_after_it_is_durable() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -30,7 +29,6 @@ async fn a_send_is_answered_after_it_is_durable() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn operations_answer_as_rest_does() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -58,7 +56,6 @@ async fn operations_answer_as_rest_does() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn wrong_requests_get_the_codes_of_rest() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -110,7 +107,6 @@ async fn wrong_requests_get_the_codes_of_rest() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_request_needs_its_scope() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -122,7 +118,6 @@ async fn a_request_needs_its_scope() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn many_requests_in_one_message_are_all_answered_and_keep_their_order() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -151,7 +146,6 @@ async fn many_requests_in_one_message_are_all_answered_and_keep_their_order() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn typing_goes_up_and_arrives() {
     let house = House::open().await;
     let (ana, ben) = (house.device("ana").await, house.device("ben").await);
@@ -177,7 +171,6 @@ async fn typing_goes_up_and_arrives() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_heartbeat_is_acknowledged() {
     let house = House::open().await;
     let mut socket = house.socket().await;
@@ -187,3 +180,13 @@ async fn a_heartbeat_is_acknowledged() {
     socket.close().await;
     house.close().await;
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_send_is_answered_after_it_is_durable,
+    operations_answer_as_rest_does,
+    wrong_requests_get_the_codes_of_rest,
+    a_request_needs_its_scope,
+    many_requests_in_one_message_are_all_answered_and_keep_their_order,
+    typing_goes_up_and_arrives,
+    a_heartbeat_is_acknowledged,
+];

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
 use crate::house::{
-    Client, Device, Dice, Heard, House, cursor_of, phone, read_log, seed, text, until,
+    Case, Client, Device, Dice, Heard, House, cases, cursor_of, phone, read_log, seed, text, until,
 };
 
 const RESUMES: usize = 200;
@@ -28,7 +28,6 @@ struct Pace {
     is_over: AtomicBool,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_cuts_lose_nothing_and_keep_the_order() {
     let mut house = House::open().await;
     let device = house.device("one").await;
@@ -179,3 +178,6 @@ async fn all_delivered(client: &Client, device: &Device) -> bool {
         .expect(200);
     waiting["items"] == json!([]) && sent["items"] == json!([])
 }
+
+pub(crate) const CASES: &[Case] =
+    cases![two_hundred_cuts_lose_nothing_and_keep_the_order.threaded()];

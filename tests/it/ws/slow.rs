@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
-use crate::house::{Device, Heard, House, Socket, cursor_of, phone, read_log, text};
+use crate::house::{Case, Device, Heard, House, Socket, cases, cursor_of, phone, read_log, text};
 
 const MESSAGES: usize = 10_000;
 
@@ -26,7 +26,6 @@ async fn small_socket(house: &House) -> Socket {
     socket
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_fell_behind_is_told_and_fed_from_the_log() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -85,7 +84,6 @@ async fn a_reader_that_fell_behind_is_told_and_fed_from_the_log() {
     house.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_stands_still_ends_the_connection_and_nothing_is_lost() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -134,3 +132,34 @@ async fn read_on(socket: &mut Socket, wanted: usize) -> (Vec<Value>, Vec<String>
     }
     (entries, modes, None)
 }
+
+async fn who_is_too_far_behind_is_sent_away_and_can_resume() {
+    let house = House::open_with("streams.max_lag = 50").await;
+    let device = house.device("one").await;
+    device
+        .phone_behaves("*", json!({"auto_receipts": null}))
+        .await;
+    let head = house.head().await;
+    let mut slow = small_socket(&house).await;
+    flood(&device, MESSAGES).await;
+    let (mut heard, _, end) = read_on(&mut slow, MESSAGES).await;
+    assert_eq!(end, Some(4004));
+    while heard.len() < MESSAGES {
+        let after = heard.last().map_or(head.clone(), cursor_of);
+        let mut again = house.socket().await;
+        again
+            .subscribe(json!({"types": ["message.created"]}), &after)
+            .await;
+        heard.extend(read_on(&mut again, MESSAGES - heard.len()).await.0);
+    }
+    let log = read_log(&house, &head).await;
+    let created = log.iter().filter(|it| it["type"] == "message.created");
+    assert!(heard.iter().eq(created), "everything, in order");
+    house.close().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    a_reader_that_fell_behind_is_told_and_fed_from_the_log.threaded(),
+    a_write_that_stands_still_ends_the_connection_and_nothing_is_lost.threaded(),
+    who_is_too_far_behind_is_sent_away_and_can_resume.threaded(),
+];

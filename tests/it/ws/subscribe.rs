@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{House, cursor_of, cursor_place, person, phone, read_log};
+use crate::house::{Case, House, cases, cursor_of, cursor_place, person, phone, read_log};
 
-#[tokio::test]
 async fn a_replay_is_whole_and_goes_over_into_live() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -27,7 +26,6 @@ async fn a_replay_is_whole_and_goes_over_into_live() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn position_comes_after_an_empty_replay_too() {
     let house = House::open().await;
     house.device("one").await;
@@ -43,7 +41,6 @@ async fn position_comes_after_an_empty_replay_too() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_filtered_replay_is_counted_and_its_place_is_told() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -65,7 +62,6 @@ async fn a_filtered_replay_is_counted_and_its_place_is_told() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn filters_say_what_is_heard_and_what_not() {
     let house = House::open().await;
     let (one, two) = (house.device("one").await, house.device("two").await);
@@ -117,7 +113,6 @@ async fn filters_say_what_is_heard_and_what_not() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_filter_is_changed_in_place() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -134,7 +129,6 @@ async fn a_filter_is_changed_in_place() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_filter_beyond_its_bounds_or_of_unknown_members_is_refused() {
     let house = House::open().await;
     let many: Vec<_> = (0..65).map(|index| format!("type.{index}")).collect();
@@ -155,7 +149,6 @@ async fn a_filter_beyond_its_bounds_or_of_unknown_members_is_refused() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn scopes_are_a_filter_that_no_wish_can_widen() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -178,7 +171,6 @@ async fn scopes_are_a_filter_that_no_wish_can_widen() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn without_events_read_one_may_ask_but_not_listen() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -196,7 +188,6 @@ async fn without_events_read_one_may_ask_but_not_listen() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn no_subscription_means_commands_only() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -219,7 +210,6 @@ async fn no_subscription_means_commands_only() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_neighbour_hears_nothing() {
     let house = House::open().await;
     let neighbour = house.tenant().await;
@@ -241,7 +231,6 @@ async fn a_neighbour_hears_nothing() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn lost_continuity_is_a_reset_and_the_socket_goes_live() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -270,7 +259,6 @@ async fn lost_continuity_is_a_reset_and_the_socket_goes_live() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_malformed_cursor_is_answered_and_closes_with_4300() {
     let house = House::open().await;
     for cursor in ["x", "1", "1-x", "", "-"] {
@@ -287,7 +275,6 @@ async fn a_malformed_cursor_is_answered_and_closes_with_4300() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_time_is_a_place_to_begin() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -304,7 +291,6 @@ async fn a_time_is_a_place_to_begin() {
     house.close().await;
 }
 
-#[tokio::test]
 async fn a_hundred_listeners_hear_the_same() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -335,3 +321,20 @@ type Fits<'a> = &'a dyn Fn(&Value) -> bool;
 fn kind(entry: &Value) -> &str {
     entry["type"].as_str().unwrap()
 }
+
+pub(crate) const CASES: &[Case] = cases![
+    a_replay_is_whole_and_goes_over_into_live,
+    position_comes_after_an_empty_replay_too,
+    a_filtered_replay_is_counted_and_its_place_is_told,
+    filters_say_what_is_heard_and_what_not,
+    a_filter_is_changed_in_place,
+    a_filter_beyond_its_bounds_or_of_unknown_members_is_refused,
+    scopes_are_a_filter_that_no_wish_can_widen,
+    without_events_read_one_may_ask_but_not_listen,
+    no_subscription_means_commands_only,
+    a_neighbour_hears_nothing,
+    lost_continuity_is_a_reset_and_the_socket_goes_live,
+    a_malformed_cursor_is_answered_and_closes_with_4300,
+    a_time_is_a_place_to_begin,
+    a_hundred_listeners_hear_the_same,
+];

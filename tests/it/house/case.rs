@@ -1,0 +1,76 @@
+//! A case: one test, run once for each store in a runtime and on a thread of its own.
+
+use std::panic::resume_unwind;
+use std::thread;
+
+use futures_util::future::LocalBoxFuture;
+use libtest_mimic::{Failed, Trial};
+use tokio::runtime::Builder;
+
+use super::Store;
+
+/// One test of a suite; [`cases!`] makes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    /// Its path below the crate: `messages::a_sent_message_is_told`.
+    path: &'static str,
+    body: fn() -> LocalBoxFuture<'static, ()>,
+    is_threaded: bool,
+    stores: &'static [Store],
+}
+
+/// The cases of a module, by the names of their functions: `cases![one, another.threaded()]`.
+macro_rules! cases {
+    ($($case:ident $(.$setting:ident())*),+ $(,)?) => {
+        &[$($crate::house::Case::new(
+            concat!(module_path!(), "::", stringify!($case)),
+            || Box::pin($case()),
+        )$(.$setting())*),+]
+    };
+}
+pub(crate) use cases;
+
+impl Case {
+    pub(crate) const fn new(path: &'static str, body: fn() -> LocalBoxFuture<'static, ()>) -> Self {
+        Self {
+            path,
+            body,
+            is_threaded: false,
+            stores: &Store::ALL,
+        }
+    }
+
+    /// Its tasks run on two threads, as those of the real gateway do.
+    pub(crate) const fn threaded(mut self) -> Self {
+        self.is_threaded = true;
+        self
+    }
+
+    /// It is about the folder of the embedded store and what a disk does to it, or about no store at all.
+    pub(crate) const fn embedded(mut self) -> Self {
+        self.stores = &[Store::Embedded];
+        self
+    }
+
+    /// The case on one store, where that makes sense: `embedded::messages::a_sent_message_is_told`.
+    pub(crate) fn trial(self, store: Store) -> Option<Trial> {
+        let (_, path) = self.path.split_once("::")?;
+        let name = format!("{store}::{path}");
+        let trial = Trial::test(name.clone(), move || self.run(&name, store));
+        self.stores.contains(&store).then_some(trial)
+    }
+
+    /// Runs on a thread with the case's name, so that a panic says whose it is.
+    fn run(self, name: &str, store: Store) -> Result<(), Failed> {
+        let mut runtime = if self.is_threaded {
+            Builder::new_multi_thread()
+        } else {
+            Builder::new_current_thread()
+        };
+        let runtime = runtime.worker_threads(2).enable_all().build()?;
+        let body = move || runtime.block_on(store.during((self.body)()));
+        let thread = thread::Builder::new().name(name.into()).spawn(body)?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok(())
+    }
+}
