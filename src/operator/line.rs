@@ -210,6 +210,9 @@ mod tests {
                 key: KeyId::from_u128(9),
             },
             Command::JwtRotate {},
+            Command::StoreBackup {
+                path: PathBuf::from("/backups/today"),
+            },
         ];
         for command in commands {
             let line = serde_json::to_vec(&command).unwrap();

@@ -4,6 +4,7 @@
 //! in its rows. Nobody submits jobs to it, so every row stays as it is, and rows are written past the journal: each names
 //! its whole key, and what is written twice is written once.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use actors::log::Sequencer;
@@ -39,6 +40,12 @@ impl Archive for CqlStore {
         for record in &records {
             changes.extend(self.changes(record)?);
         }
+        // Messages side by side name the same buckets.
+        let mut buckets = HashSet::new();
+        changes.retain(|it| {
+            let names_bucket = matches!(it.kind, Kind::PutChatBucket | Kind::PutDeviceBucket);
+            !names_bucket || buckets.insert((it.kind, it.cells.clone()))
+        });
         self.write(changes).await
     }
 

@@ -4,10 +4,11 @@
 //! lists their partitions, so their tables are read by ranges of the ring, with the rows of other clusters passed over.
 //! That is a scan, which the gateway itself never makes.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use actors::model::{DeviceId, EventId, Jid, KeyId, MessageId, TenantId};
+use actors::model::{DeviceId, EventId, Jid, KeyRecord, MessageId, Tenant, TenantId};
 use actors::ports::StoreError;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -44,10 +45,12 @@ const UNIT_RECORDS_MIN: usize = 200;
 const DAMAGED: StoreError = StoreError::Damaged { what: "key" };
 
 /// The next piece of an export: the rows of one owner, or of one range. Their order is the same each time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Unit {
-    Tenant(TenantId),
-    Device(TenantId, DeviceId),
+    /// With its record, which the gateway has none of.
+    Tenant(TenantId, Option<Bytes>),
+    /// With its record.
+    Device(TenantId, DeviceId, Bytes),
     Values(u32),
     Answers(u32),
 }
@@ -59,6 +62,8 @@ struct Walk<'a> {
     statements: Statements,
     /// Less than a chunk.
     ready: Mutex<Vec<Record>>,
+    /// Whose rows lie under an id.
+    owners: HashMap<Cell, TenantId>,
 }
 
 /// The statements of an export, none of which a serving store has.
@@ -129,8 +134,19 @@ fn unread(source: impl std::error::Error + Send + Sync + 'static) -> StoreError 
     }
 }
 
-/// Nobody takes what is read any more.
-struct Gone;
+/// Why a walk ends before its end.
+enum Stop {
+    /// Nobody takes what is read any more.
+    Gone,
+    /// It can't be read.
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// Everything behind a mark: all tenants, then all devices, then what is found by ranges. A mark is the number of the
 /// unit to go on with, so a copy that was interrupted goes on with a whole owner.
@@ -139,63 +155,77 @@ pub(super) async fn export(
     from: Option<Mark>,
     out: mpsc::Sender<Chunk>,
 ) -> Result<(), StoreError> {
-    let units = units(store).await?;
     let walk = Walk {
         store,
         out,
         statements: Box::pin(Statements::prepare(store)).await?,
         ready: Mutex::default(),
+        owners: HashMap::new(),
     };
-    let from = match from {
-        Some(Mark(bytes)) => usize::from_be_bytes(bytes.try_into().map_err(|_| DAMAGED)?),
-        None => 0,
-    };
-    let last = units.len().saturating_sub(1);
-    for (number, unit) in units.into_iter().enumerate().skip(from) {
-        if walk.unit(unit).await?.is_err() {
-            return Ok(());
-        }
-        let records = {
-            let mut ready = walk.ready.lock();
-            let due = UNIT_RECORDS_MIN <= ready.len() || number == last;
-            due.then(|| std::mem::take(&mut *ready))
-        };
-        if let Some(records) = records {
-            let mark = Mark((number + 1).to_be_bytes().to_vec());
-            if walk.send_chunk(records, Some(mark)).await.is_err() {
-                return Ok(());
-            }
-        }
+    match Box::pin(walk.run(from)).await {
+        Ok(()) | Err(Stop::Gone) => Ok(()),
+        Err(Stop::Failed(error)) => Err(error),
     }
-    Ok(())
-}
-
-async fn units(store: &CqlStore) -> Result<Vec<Unit>, StoreError> {
-    let mut slots = store.shared.tenants.all();
-    slots.sort_by_key(|it| it.id());
-    let tenants = slots.iter().map(|it| Unit::Tenant(it.id()));
-    let mut units: Vec<Unit> = tenants.collect();
-    for slot in &slots {
-        let devices: Vec<(Vec<u8>, Vec<u8>)> =
-            store.shared.db.rows(Look::Devices, (slot.key(),)).await?;
-        for (id, _) in devices.iter().filter(|(_, body)| !body.is_empty()) {
-            let device = DeviceId::from_bytes(named(id)?);
-            units.push(Unit::Device(slot.id(), device));
-        }
-    }
-    units.extend((0..RANGES).map(Unit::Values));
-    units.extend((0..RANGES).map(Unit::Answers));
-    Ok(units)
 }
 
 impl Walk<'_> {
+    async fn run(mut self, from: Option<Mark>) -> Result<(), Stop> {
+        let units = self.units().await?;
+        let from = match from {
+            Some(Mark(bytes)) => usize::from_be_bytes(bytes.try_into().map_err(|_| DAMAGED)?),
+            None => 0,
+        };
+        let last = units.len().saturating_sub(1);
+        for (number, unit) in units.into_iter().enumerate().skip(from) {
+            self.unit(unit).await?;
+            let records = {
+                let mut ready = self.ready.lock();
+                let due = UNIT_RECORDS_MIN <= ready.len() || number == last;
+                due.then(|| std::mem::take(&mut *ready))
+            };
+            if let Some(records) = records {
+                let mark = Mark((number + 1).to_be_bytes().to_vec());
+                self.send_chunk(records, Some(mark)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that is walked along, in order.
+    async fn units(&mut self) -> Result<Vec<Unit>, StoreError> {
+        let shared = &self.store.shared;
+        let bodies: Vec<(Vec<u8>,)> = shared.db.rows(Look::Tenants, (&shared.cluster,)).await?;
+        let mut tenants = vec![(TenantId::GATEWAY, None)];
+        for (body,) in bodies {
+            let tenant: Tenant = rows::unpacked(&body, "tenant")?;
+            tenants.push((tenant.id, Some(Bytes::from(body))));
+        }
+        tenants.sort_by_key(|(tenant, _)| *tenant);
+        let mut devices = Vec::new();
+        for (tenant, _) in &tenants {
+            let key = shared.tenants.slot_or_new(*tenant).key();
+            let bodies: Vec<(Vec<u8>, Vec<u8>)> = shared.db.rows(Look::Devices, (&key,)).await?;
+            self.owners.insert(key, *tenant);
+            // One without a body is removed, and its rows are nobody's.
+            for (id, body) in bodies.into_iter().filter(|(_, body)| !body.is_empty()) {
+                let device = DeviceId::from_bytes(named(&id)?);
+                devices.push(Unit::Device(*tenant, device, body.into()));
+            }
+        }
+        let tenants = tenants.into_iter().map(|(id, row)| Unit::Tenant(id, row));
+        let ranges = (0..RANGES)
+            .map(Unit::Values)
+            .chain((0..RANGES).map(Unit::Answers));
+        Ok(tenants.chain(devices).chain(ranges).collect())
+    }
+
     /// Hands every page of a read on.
     async fn pages<T>(
         &self,
         statement: &PreparedStatement,
         values: impl SerializeRow + Send + Sync,
         mut record: impl FnMut(T) -> Result<Option<Record>, StoreError> + Send,
-    ) -> Result<Result<(), Gone>, StoreError>
+    ) -> Result<(), Stop>
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
     {
@@ -210,7 +240,7 @@ impl Walk<'_> {
                 Err(error) => {
                     tries += 1;
                     if READS_MAX <= tries {
-                        return Err(unread(error));
+                        return Err(unread(error).into());
                     }
                     tokio::time::sleep(READ_AGAIN).await;
                     continue;
@@ -225,18 +255,16 @@ impl Walk<'_> {
                 }
                 records
             };
-            if self.send(records).await.is_err() {
-                return Ok(Err(Gone));
-            }
+            self.send(records).await?;
             match more.into_paging_control_flow() {
                 ControlFlow::Continue(next) => place = next,
-                ControlFlow::Break(()) => return Ok(Ok(())),
+                ControlFlow::Break(()) => return Ok(()),
             }
         }
     }
 
     /// Hands records on, once there are enough for a chunk.
-    async fn send(&self, records: Vec<Record>) -> Result<(), Gone> {
+    async fn send(&self, records: Vec<Record>) -> Result<(), Stop> {
         let enough = {
             let mut ready = self.ready.lock();
             ready.extend(records);
@@ -250,26 +278,24 @@ impl Walk<'_> {
         }
     }
 
-    async fn send_chunk(&self, records: Vec<Record>, mark: Option<Mark>) -> Result<(), Gone> {
+    async fn send_chunk(&self, records: Vec<Record>, mark: Option<Mark>) -> Result<(), Stop> {
         let sent = self.out.send(Chunk { records, mark }).await;
-        sent.map_err(|_| Gone)
+        sent.map_err(|_| Stop::Gone)
     }
 
-    async fn unit(&self, unit: Unit) -> Result<Result<(), Gone>, StoreError> {
+    async fn unit(&self, unit: Unit) -> Result<(), Stop> {
         match unit {
-            Unit::Tenant(tenant) => Box::pin(self.tenant(tenant)).await,
-            Unit::Device(tenant, device) => Box::pin(self.device(tenant, device)).await,
+            Unit::Tenant(tenant, row) => Box::pin(self.tenant(tenant, row)).await,
+            Unit::Device(tenant, device, row) => Box::pin(self.device(tenant, device, row)).await,
             Unit::Values(range) => Box::pin(self.values(range)).await,
             Unit::Answers(range) => Box::pin(self.answers(range)).await,
         }
     }
 
-    async fn tenant(&self, tenant: TenantId) -> Result<Result<(), Gone>, StoreError> {
+    async fn tenant(&self, tenant: TenantId, row: Option<Bytes>) -> Result<(), Stop> {
         let shared = &self.store.shared;
         let db = &shared.db;
-        let Some(slot) = shared.tenants.slot(tenant) else {
-            return Err(DAMAGED);
-        };
+        let slot = shared.tenants.slot_or_new(tenant);
         // Not what is in memory, which an import does not change.
         let (head, floor) = match read_mark(db, &slot.key()).await? {
             Some(mark) => {
@@ -277,16 +303,6 @@ impl Walk<'_> {
                 (mark.head, floor)
             }
             None => (Ledger::new(tenant).sequencer.head(), 0),
-        };
-        let row = if tenant == TenantId::GATEWAY {
-            None
-        } else {
-            let bodies: Vec<(Vec<u8>,)> = db.rows(Look::Tenants, (&shared.cluster,)).await?;
-            let own = |(body,): (Vec<u8>,)| {
-                let read: actors::model::Tenant = rows::unpacked(&body, "tenant").ok()?;
-                (read.id == tenant).then(|| Bytes::from(body))
-            };
-            Some(bodies.into_iter().find_map(own).ok_or(DAMAGED)?)
         };
         let mut records = vec![Record::Tenant {
             tenant,
@@ -296,10 +312,10 @@ impl Walk<'_> {
         }];
         let keys: Vec<(Vec<u8>,)> = db.rows(Look::Keys, (slot.key(),)).await?;
         for (body,) in keys {
-            let key: actors::model::KeyRecord = rows::unpacked(&body, "key")?;
+            let key: KeyRecord = rows::unpacked(&body, "key")?;
             records.push(Record::Key {
                 tenant,
-                id: KeyId::from_bytes(key.id.to_bytes()),
+                id: key.id,
                 row: body.into(),
             });
         }
@@ -309,9 +325,7 @@ impl Walk<'_> {
             name,
             row: row.into(),
         }));
-        if self.send(records).await.is_err() {
-            return Ok(Err(Gone));
-        }
+        self.send(records).await?;
         for bucket in (floor + 1) / LOG_BUCKET..=head.seq / LOG_BUCKET {
             let span = (
                 slot.key(),
@@ -326,38 +340,21 @@ impl Walk<'_> {
                     row: row.into(),
                 }))
             };
-            let sent = self.pages(&self.statements.entries, span, entry).await?;
-            if sent.is_err() {
-                return Ok(sent);
-            }
+            self.pages(&self.statements.entries, span, entry).await?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
-    async fn device(
-        &self,
-        tenant: TenantId,
-        device: DeviceId,
-    ) -> Result<Result<(), Gone>, StoreError> {
+    async fn device(&self, tenant: TenantId, device: DeviceId, row: Bytes) -> Result<(), Stop> {
         let db = &self.store.shared.db;
-        let slot = self.store.shared.tenants.slot(tenant).ok_or(DAMAGED)?;
+        let slot = self.store.shared.tenants.slot_or_new(tenant);
         let scope = (slot.key(), Cell::id(device.to_bytes()));
-        let bodies: Vec<(Vec<u8>, Vec<u8>)> = db.rows(Look::Devices, (slot.key(),)).await?;
-        let id = device.to_bytes();
-        let row = bodies
-            .into_iter()
-            .find(|(it, _)| *it == id)
-            .ok_or(DAMAGED)?
-            .1;
-        let row = row.into();
         let record = Record::Device {
             tenant,
             device,
             row,
         };
-        if self.send(vec![record]).await.is_err() {
-            return Ok(Err(Gone));
-        }
+        self.send(vec![record]).await?;
         let change = |(id, row): (Vec<u8>, Vec<u8>)| {
             Ok(Some(Record::SessionChange {
                 tenant,
@@ -383,15 +380,9 @@ impl Walk<'_> {
             }))
         };
         let of = &self.statements;
-        for sent in [
-            self.pages(&of.session_changes, &scope, change).await?,
-            self.pages(&of.chats, &scope, chat).await?,
-            self.pages(&of.outbox, &scope, waiting).await?,
-        ] {
-            if sent.is_err() {
-                return Ok(sent);
-            }
-        }
+        self.pages(&of.session_changes, &scope, change).await?;
+        self.pages(&of.chats, &scope, chat).await?;
+        self.pages(&of.outbox, &scope, waiting).await?;
         let buckets: Vec<(String, i32)> =
             db.rows(Look::AllChatBuckets, (&scope.0, &scope.1)).await?;
         let mut before = None;
@@ -411,22 +402,16 @@ impl Walk<'_> {
                 }))
             };
             let place = (&scope.0, &scope.1, &chat, bucket);
-            let sent = self.pages(&of.messages, place, message).await?;
-            if sent.is_err() {
-                return Ok(sent);
-            }
+            self.pages(&of.messages, place, message).await?;
             // The chat's first bucket brings its upstream ids along.
             if before.as_ref() != Some(&chat) {
                 for shard in 0..UPSTREAM_SHARDS {
-                    let sent = self.upstream(tenant, device, &scope, &jid, shard).await?;
-                    if sent.is_err() {
-                        return Ok(sent);
-                    }
+                    self.upstream(tenant, device, &scope, &jid, shard).await?;
                 }
                 before = Some(chat);
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     async fn upstream(
@@ -436,7 +421,7 @@ impl Walk<'_> {
         scope: &(Cell, Cell),
         chat: &Jid,
         shard: u32,
-    ) -> Result<Result<(), Gone>, StoreError> {
+    ) -> Result<(), Stop> {
         let named = |(from_me, upstream_id, id): (bool, String, Vec<u8>)| {
             Ok(Some(Record::Upstream {
                 tenant,
@@ -451,7 +436,7 @@ impl Walk<'_> {
         self.pages(&self.statements.upstream, place, named).await
     }
 
-    async fn values(&self, range: u32) -> Result<Result<(), Gone>, StoreError> {
+    async fn values(&self, range: u32) -> Result<(), Stop> {
         let value =
             |(owner, space, key, row): (scylla::value::CqlValue, String, Vec<u8>, Vec<u8>)| {
                 let Some(tenant) = self.owner(&owner) else {
@@ -471,7 +456,7 @@ impl Walk<'_> {
             .await
     }
 
-    async fn answers(&self, range: u32) -> Result<Result<(), Gone>, StoreError> {
+    async fn answers(&self, range: u32) -> Result<(), Stop> {
         let as_of = self.store.now();
         let answer =
             |(owner, operation, key, row): (scylla::value::CqlValue, String, String, Vec<u8>)| {
@@ -493,8 +478,7 @@ impl Walk<'_> {
     /// The tenant of this cluster whose rows lie under an id.
     fn owner(&self, key: &scylla::value::CqlValue) -> Option<TenantId> {
         let key = Cell::id(key.as_uuid()?.into_bytes());
-        let slots = self.store.shared.tenants.all();
-        slots.iter().find(|it| it.key() == key).map(|it| it.id())
+        self.owners.get(&key).copied()
     }
 }
 

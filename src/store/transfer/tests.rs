@@ -359,7 +359,7 @@ async fn backed_up(store: Arc<EmbeddedStore>, dir: &TempDir) -> PathBuf {
         match backups.standing() {
             Standing::Running { .. } => tokio::task::yield_now().await,
             Standing::Done { .. } => break,
-            other => panic!("{other:?}"),
+            other @ (Standing::None | Standing::Failed { .. }) => panic!("{other:?}"),
         }
     }
     let again = backups.begin(path.clone()).await.unwrap_err();
