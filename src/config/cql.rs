@@ -52,7 +52,7 @@ impl Cql {
         Duration::from_millis(self.request_time_max_ms)
     }
 
-    /// How long a caller waits for a commit before it is told that the outcome is unknown.
+    /// How long a commit waits for servers that are away before it is dropped, if nothing of it can be written.
     #[must_use]
     pub const fn commit_time_max(&self) -> Duration {
         Duration::from_millis(self.commit_time_max_ms)

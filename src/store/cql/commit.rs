@@ -1,9 +1,10 @@
 //! A commit of one tenant: admit, journal, apply, show, tell.
 //!
 //! Until the journal's mark is sent nothing has happened: whoever waits past the deadline hears that nothing is written,
-//! and the commit is dropped. From then on the commit is tried until it is through, whatever its callers have been told:
-//! they hear at the deadline that the outcome is unknown, and the tenant's next commit waits. So the order of a tenant
-//! has no hole, and memory stays bounded by its queue.
+//! and the commit is dropped. From then on it is tried until it is through, and the tenant's next commit waits, so that
+//! the order of a tenant has no hole; memory stays bounded by its queue. Nobody is told before the outcome is known: who
+//! asked has a deadline of its own, and an actor that took a commit for lost would not do what follows from it, such as
+//! handing a message to the network.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use super::job::ttl;
 use super::journal::{self, Written};
 use super::lease::{Lease, Lost};
 use super::measures::Commit;
-use super::plan::{ClaimKey, Effect, Plan, Told};
+use super::plan::{ClaimKey, Effect, Plan, Told, tell};
 use super::queue::{Queue, Queued};
 use super::tenants::{Slot, Tenants};
 
@@ -232,20 +233,15 @@ impl Shared {
                 None if !unknown.load(Ordering::Acquire) => {
                     // The mark was never sent: nothing has happened, and nothing will.
                     drop(work);
-                    plan.tell_early(|| SubmitError::Away.into());
+                    plan.tell_all(|| SubmitError::Away.into());
                     slot.show();
-                    plan.told.into_iter().for_each(Told::tell_own);
                     return Ok(());
                 }
-                None => {
-                    plan.tell_early(|| StoreError::Away);
-                    work.await
-                }
+                None => work.await,
             }
         };
         if let Err(given) = through {
-            plan.tell_early(|| StoreError::Failed);
-            plan.told.into_iter().for_each(Told::tell_own);
+            plan.tell_all(|| StoreError::Failed);
             return Err(given);
         }
         self.db.measures.committed(Commit {
@@ -324,12 +320,6 @@ fn claim_keys(jobs: &[Queued]) -> Vec<ClaimKey> {
 
 /// Tells everybody that nothing is written.
 pub(super) fn refuse(jobs: Vec<Queued>, reason: SubmitError) {
-    for job in jobs {
-        let mut told = Told {
-            done: Some(job.done),
-            outcome: Outcome::Mismatch,
-            needs_commit: false,
-        };
-        told.tell(Outcome::Failed(reason.into()));
-    }
+    jobs.into_iter()
+        .for_each(|it| tell(it.done, Outcome::Failed(reason.into())));
 }

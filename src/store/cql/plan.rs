@@ -18,29 +18,29 @@ pub(super) type ClaimKey = (&'static str, Arc<str>);
 
 /// Who waits for the commit.
 pub(super) struct Told {
-    /// Told once; gone where it was told before the commit was through.
-    pub(super) done: Option<Done>,
+    pub(super) done: Done,
     pub(super) outcome: Outcome,
     /// Whether the outcome is true only with the commit.
     pub(super) needs_commit: bool,
 }
 
 impl Told {
-    /// Tells an outcome, unless one was told before; a listener that panics hurts nobody else.
-    pub(super) fn tell(&mut self, outcome: Outcome) {
-        let Some(done) = self.done.take() else {
-            return;
-        };
-        let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| done(outcome)));
-        if told.is_err() {
-            tracing::error!("a listener to the store's writer has panicked");
-        }
+    /// Tells another outcome than its own.
+    pub(super) fn tell(self, outcome: Outcome) {
+        tell(self.done, outcome);
     }
 
     /// Tells the outcome that it has.
-    pub(super) fn tell_own(mut self) {
-        let outcome = std::mem::replace(&mut self.outcome, Outcome::Mismatch);
-        self.tell(outcome);
+    pub(super) fn tell_own(self) {
+        tell(self.done, self.outcome);
+    }
+}
+
+/// Tells an outcome; a listener that panics hurts nobody else.
+pub(super) fn tell(done: Done, outcome: Outcome) {
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| done(outcome)));
+    if told.is_err() {
+        tracing::error!("a listener to the store's writer has panicked");
     }
 }
 
@@ -123,7 +123,7 @@ impl<'a> Plan<'a> {
         } = job;
         if !self.all_live(&rows) {
             self.told.push(Told {
-                done: Some(done),
+                done,
                 outcome: Outcome::Failed(StoreError::Gone),
                 needs_commit: true,
             });
@@ -170,7 +170,7 @@ impl<'a> Plan<'a> {
             }
         };
         self.told.push(Told {
-            done: Some(done),
+            done,
             outcome,
             needs_commit,
         });
@@ -264,10 +264,10 @@ impl<'a> Plan<'a> {
         self.changes = kept;
     }
 
-    /// Tells everybody that waits for the commit the same, and keeps their tickets.
-    pub(super) fn tell_early(&mut self, error: impl Fn() -> StoreError) {
-        self.told
-            .iter_mut()
+    /// Tells everybody that the commit has failed.
+    pub(super) fn tell_all(&mut self, error: impl Fn() -> StoreError) {
+        std::mem::take(&mut self.told)
+            .into_iter()
             .for_each(|it| it.tell(Outcome::Failed(error())));
     }
 }
