@@ -1,46 +1,43 @@
 //! The way to the servers: one session, every statement prepared once, a deadline on each call, a bound on how many are
 //! under way.
 //!
-//! The driver routes by token and shard and repeats reads by itself. It never repeats a write: who writes repeats it,
-//! since only he knows that it may be repeated, and has to know whether one that failed may have happened.
+//! The driver routes by token and shard, and asks a second server where the first is slow over a read. It never repeats
+//! a write: who writes repeats it, since he has to know whether one that failed may have happened.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actors::ports::StoreError;
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use scylla::client::PoolSize;
-use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
-use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
-use scylla::policies::load_balancing::DefaultPolicy;
-use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
+use scylla::policies::retry::DefaultRetryPolicy;
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::response::PagingState;
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
+use scylla::statement::Statement;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
-use scylla::statement::{Consistency, SerialConsistency, Statement};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::OpenError;
 use super::change::{Cell, Change, Kind};
+use super::connect::{CONNECT_MAX, connect};
 use super::look::Look;
 use super::measures::{self, Measures};
-use crate::config::{self, Cql};
+use crate::config::Cql;
 
 /// How long failures must last before the servers count as away.
 const AWAY_AFTER: Duration = Duration::from_secs(1);
-/// How long reaching one server may take.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long one server may take over a read before another is asked too.
+const ASK_ANOTHER: Duration = Duration::from_millis(250);
+/// The pause after a read that failed: it doubles each time.
+const READ_PAUSE: Duration = Duration::from_millis(20);
 /// Statements prepared at the same time.
 const PREPARES_MAX: usize = 16;
 /// Rows that one answer of a server holds.
@@ -165,97 +162,6 @@ pub(super) struct Database {
     pub(super) measures: Measures,
 }
 
-/// Reaches the servers; looks into no keyspace yet.
-pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
-    let (consistency, serial) = match cql.consistency {
-        config::Consistency::One => (Consistency::One, SerialConsistency::Serial),
-        config::Consistency::Quorum => (Consistency::Quorum, SerialConsistency::Serial),
-        config::Consistency::LocalQuorum => {
-            (Consistency::LocalQuorum, SerialConsistency::LocalSerial)
-        }
-        config::Consistency::All => (Consistency::All, SerialConsistency::Serial),
-    };
-    let mut routes = DefaultPolicy::builder().token_aware(true);
-    if !cql.datacenter.is_empty() {
-        routes = routes
-            .prefer_datacenter(cql.datacenter.clone())
-            .permit_dc_failover(true);
-    }
-    let profile = ExecutionProfile::builder()
-        .consistency(consistency)
-        .serial_consistency(Some(serial))
-        .request_timeout(Some(cql.request_time_max()))
-        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
-        .load_balancing_policy(routes.build())
-        .build();
-    let mut builder = SessionBuilder::new()
-        .known_nodes(&cql.contact_points)
-        .connection_timeout(CONNECT_MAX)
-        .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
-        .keyspaces_to_fetch([&cql.keyspace])
-        .default_execution_profile_handle(profile.into_handle())
-        .tls_context(tls(cql)?);
-    if !cql.user.is_empty() {
-        builder = builder.user(&cql.user, password(cql)?);
-    }
-    builder
-        .build()
-        .await
-        .map_err(|source| OpenError::Unreachable {
-            points: cql.contact_points.join(", "),
-            source: Box::new(source),
-        })
-}
-
-fn unreadable(
-    path: &Path,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> OpenError {
-    OpenError::File {
-        path: path.to_owned(),
-        source: source.into(),
-    }
-}
-
-fn password(cql: &Cql) -> Result<String, OpenError> {
-    if cql.password_file.as_os_str().is_empty() {
-        return Ok(cql.password.reveal().to_owned());
-    }
-    let read = std::fs::read_to_string(&cql.password_file);
-    read.map(|it| it.trim_end().to_owned())
-        .map_err(|error| unreadable(&cql.password_file, error))
-}
-
-fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
-    if cql.tls_ca_file.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, OpenError> {
-        let found = CertificateDer::pem_file_iter(path).map_err(|it| unreadable(path, it))?;
-        found
-            .map(|it| it.map_err(|error| unreadable(path, error)))
-            .collect()
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    for root in certificates(&cql.tls_ca_file)? {
-        let added = roots.add(root);
-        added.map_err(|error| unreadable(&cql.tls_ca_file, error))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unreadable(&cql.tls_ca_file, error))?
-        .with_root_certificates(roots);
-    if cql.tls_cert_file.as_os_str().is_empty() {
-        return Ok(Some(Arc::new(builder.with_no_client_auth())));
-    }
-    let key = PrivateKeyDer::from_pem_file(&cql.tls_key_file)
-        .map_err(|error| unreadable(&cql.tls_key_file, error))?;
-    let own = builder.with_client_auth_cert(certificates(&cql.tls_cert_file)?, key);
-    let own = own.map_err(|error| unreadable(&cql.tls_cert_file, error))?;
-    Ok(Some(Arc::new(own)))
-}
-
 impl Link {
     /// Prepares everything.
     pub(super) async fn prepare(session: Session, cql: &Cql) -> Result<Self, OpenError> {
@@ -270,11 +176,21 @@ impl Link {
                     prepared.map(|it| (kind, it))
                 }
             };
+            let patient = session
+                .get_default_execution_profile_handle()
+                .pointee_to_builder()
+                .retry_policy(Arc::new(DefaultRetryPolicy::new()))
+                .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
+                    max_retry_count: 1,
+                    retry_interval: ASK_ANOTHER,
+                })))
+                .build()
+                .into_handle();
             let read = |look: &Look| {
-                let look = *look;
+                let (look, patient) = (*look, patient.clone());
                 async move {
                     let mut prepared = session.prepare(idempotent(look.cql(), keyspace)).await?;
-                    prepared.set_retry_policy(Some(Arc::new(DefaultRetryPolicy::new())));
+                    prepared.set_execution_profile_handle(Some(patient));
                     prepared.set_page_size(PAGE_ROWS);
                     Ok::<_, scylla::errors::PrepareError>((look, prepared))
                 }
@@ -386,6 +302,7 @@ impl Database {
         read
     }
 
+    /// Reads, and reads again while there is time: servers that have just lost one of them fail a few reads.
     async fn read<T>(
         &self,
         look: Look,
@@ -394,14 +311,37 @@ impl Database {
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
     {
-        let permit = timeout(self.request_time_max, self.permits.acquire()).await;
+        let deadline = Instant::now() + self.request_time_max;
+        let permit = timeout_at(deadline, self.permits.acquire()).await;
         let _permit = permit.map_err(|_| StoreError::Away)?;
         let _under_way = self.measures.under_way();
+        let mut pause = READ_PAUSE;
+        loop {
+            let read = self.read_once(look, &values).await;
+            let again = matches!(read, Err(StoreError::Away))
+                && Instant::now() + pause < deadline
+                && !self.presence.is_away();
+            if !again {
+                return read;
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    async fn read_once<T>(
+        &self,
+        look: Look,
+        values: &(impl SerializeRow + Send + Sync),
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'f> DeserializeRow<'f, 'f> + Send,
+    {
         let link = self.link.load_full();
         let statement = link.reads.get(&look).ok_or(StoreError::Away)?;
         let (mut found, mut place) = (Vec::new(), PagingState::start());
         loop {
-            let page = link.session.execute_single_page(statement, &values, place);
+            let page = link.session.execute_single_page(statement, values, place);
             let (page, more) = page.await.map_err(|error| unread(look, error))?;
             let page = page
                 .into_rows_result()

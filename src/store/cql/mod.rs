@@ -48,6 +48,7 @@ use crate::store::transfer::Archive;
 mod archive;
 mod change;
 mod commit;
+mod connect;
 mod database;
 mod directory;
 mod erasure;
@@ -218,7 +219,7 @@ impl CqlStore {
             queue_entries_max,
             queue_bytes_max,
         } = options;
-        let session = Box::pin(database::connect(&cql)).await?;
+        let session = Box::pin(connect::connect(&cql)).await?;
         if Box::pin(Schema::new(&session, &cql).apply()).await? == SchemaFound::Absent {
             tracing::info!(keyspace = cql.keyspace, "the schema was applied");
         }

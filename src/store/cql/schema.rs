@@ -14,7 +14,7 @@ use scylla::value::Row;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
-use super::{OpenError, database};
+use super::{OpenError, connect};
 use crate::config::{Cql, Replication};
 
 /// The file.
@@ -89,7 +89,7 @@ pub(super) type Fault = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// When the servers can't be reached, or the keyspace has another schema.
 pub async fn apply(cql: &Cql) -> Result<SchemaFound, OpenError> {
-    let session = database::connect(cql).await?;
+    let session = connect::connect(cql).await?;
     Ok(Schema::new(&session, cql).apply().await?)
 }
 
@@ -99,7 +99,7 @@ pub async fn apply(cql: &Cql) -> Result<SchemaFound, OpenError> {
 ///
 /// When the servers can't be reached, or the keyspace has another schema.
 pub async fn check(cql: &Cql) -> Result<SchemaFound, OpenError> {
-    let session = database::connect(cql).await?;
+    let session = connect::connect(cql).await?;
     Ok(Schema::new(&session, cql).look().await?)
 }
 

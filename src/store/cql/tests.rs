@@ -20,7 +20,7 @@ use super::look::Look;
 use super::plan::Plan;
 use super::queue::Queued;
 use super::schema::{self, SchemaError, SchemaFound};
-use super::{CqlOptions, CqlStore, OpenError, database, journal};
+use super::{CqlOptions, CqlStore, OpenError, connect, journal};
 use crate::config::Config;
 use crate::store::contract::{
     ManualClock, Opener, committed, device_record, entry, jid, message, store_contract,
@@ -243,7 +243,7 @@ async fn a_schema_is_applied_once_and_another_is_left_alone() {
     schema::apply(&cql).await.unwrap();
     assert_eq!(schema::apply(&cql).await.unwrap(), SchemaFound::Same);
     assert_eq!(schema::check(&cql).await.unwrap(), SchemaFound::Same);
-    let session = database::connect(&cql).await.unwrap();
+    let session = connect::connect(&cql).await.unwrap();
     cql.keyspace = format!("buho_test_foreign_{}", std::process::id());
     assert_eq!(schema::check(&cql).await.unwrap(), SchemaFound::Absent);
     let define = async |statement: String| session.query_unpaged(statement, ()).await.unwrap();

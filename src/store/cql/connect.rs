@@ -1,0 +1,112 @@
+//! Reaching the servers: addresses, certificates, the user, and the profile of every call.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use scylla::client::PoolSize;
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::policies::load_balancing::DefaultPolicy;
+use scylla::policies::retry::FallthroughRetryPolicy;
+use scylla::statement::{Consistency, SerialConsistency};
+
+use super::OpenError;
+use crate::config::{self, Cql};
+
+/// How long reaching one server may take.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// Reaches the servers; looks into no keyspace yet.
+pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
+    let (consistency, serial) = match cql.consistency {
+        config::Consistency::One => (Consistency::One, SerialConsistency::Serial),
+        config::Consistency::Quorum => (Consistency::Quorum, SerialConsistency::Serial),
+        config::Consistency::LocalQuorum => {
+            (Consistency::LocalQuorum, SerialConsistency::LocalSerial)
+        }
+        config::Consistency::All => (Consistency::All, SerialConsistency::Serial),
+    };
+    let mut routes = DefaultPolicy::builder().token_aware(true);
+    if !cql.datacenter.is_empty() {
+        routes = routes
+            .prefer_datacenter(cql.datacenter.clone())
+            .permit_dc_failover(true);
+    }
+    let profile = ExecutionProfile::builder()
+        .consistency(consistency)
+        .serial_consistency(Some(serial))
+        .request_timeout(Some(cql.request_time_max()))
+        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+        .load_balancing_policy(routes.build())
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&cql.contact_points)
+        .connection_timeout(CONNECT_MAX)
+        .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
+        .keyspaces_to_fetch([&cql.keyspace])
+        .default_execution_profile_handle(profile.into_handle())
+        .tls_context(tls(cql)?);
+    if !cql.user.is_empty() {
+        builder = builder.user(&cql.user, password(cql)?);
+    }
+    builder
+        .build()
+        .await
+        .map_err(|source| OpenError::Unreachable {
+            points: cql.contact_points.join(", "),
+            source: Box::new(source),
+        })
+}
+
+fn unreadable(
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> OpenError {
+    OpenError::File {
+        path: path.to_owned(),
+        source: source.into(),
+    }
+}
+
+fn password(cql: &Cql) -> Result<String, OpenError> {
+    if cql.password_file.as_os_str().is_empty() {
+        return Ok(cql.password.reveal().to_owned());
+    }
+    let read = std::fs::read_to_string(&cql.password_file);
+    read.map(|it| it.trim_end().to_owned())
+        .map_err(|error| unreadable(&cql.password_file, error))
+}
+
+fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
+    if cql.tls_ca_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, OpenError> {
+        let found = CertificateDer::pem_file_iter(path).map_err(|it| unreadable(path, it))?;
+        found
+            .map(|it| it.map_err(|error| unreadable(path, error)))
+            .collect()
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    for root in certificates(&cql.tls_ca_file)? {
+        let added = roots.add(root);
+        added.map_err(|error| unreadable(&cql.tls_ca_file, error))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unreadable(&cql.tls_ca_file, error))?
+        .with_root_certificates(roots);
+    if cql.tls_cert_file.as_os_str().is_empty() {
+        return Ok(Some(Arc::new(builder.with_no_client_auth())));
+    }
+    let key = PrivateKeyDer::from_pem_file(&cql.tls_key_file)
+        .map_err(|error| unreadable(&cql.tls_key_file, error))?;
+    let own = builder.with_client_auth_cert(certificates(&cql.tls_cert_file)?, key);
+    let own = own.map_err(|error| unreadable(&cql.tls_cert_file, error))?;
+    Ok(Some(Arc::new(own)))
+}
