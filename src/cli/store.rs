@@ -113,7 +113,7 @@ fn bar(json: bool) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }
-    let style = "{msg:>6} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}";
+    let style = "{msg:>6} {wide_bar} {human_pos}/{human_len} {eta}";
     let style =
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::no_length().with_style(style)

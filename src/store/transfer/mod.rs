@@ -1,12 +1,12 @@
 //! Whole stores on the move: a backup while the gateway runs, its restore, and the copy from one backend to the other.
 //!
-//! All three are one mechanism. A store is read as [`record::Record`]s, which carry the very rows that all backends
+//! All three are one mechanism. A store is read as `Record`s, which carry the very rows that all backends
 //! share (`rows`) under the ids of their owners, and not under what one backend makes of them, such as the embedded
-//! store's numbers. Each backend is an [`Archive`]: it gives its records in chunks, and takes them. A record counts into
+//! store's numbers. Each backend is an `Archive`: it gives its records in chunks, and takes them. A record counts into
 //! a [`Tally`] with a checksum that does not depend on the order, since backends differ in theirs; what has been written
 //! is read back and compared.
 //!
-//! - [`backup`]: one snapshot of the embedded store goes into files with checksums (`files`), the manifest last.
+//! - `backup`: one snapshot of the embedded store goes into files with checksums (`files`), the manifest last.
 //! - [`restore()`]: files that hold what their manifest says go into a new folder.
 //! - [`copy()`]: a stopped store goes into an empty one of the other kind. The destination keeps a note of how far it
 //!   came; with that note no gateway starts on it, and the next run goes on from there. Writing a record twice is

@@ -11,6 +11,7 @@ use actors::model::{
 use actors::model::{MessageState, Status};
 use actors::ports::{Clock, Directory as _, History as _, LogReader as _, Store, Write, commit};
 use bytes::Bytes;
+use sha2::Digest as _;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -425,6 +426,48 @@ async fn a_backup_with_one_wrong_byte_is_refused() {
         "{refused}"
     );
     assert!(!into.exists());
+    actors::ports::Writer::close(&*store).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_a_newer_version_is_told_apart_from_damage() {
+    let dir = TempDir::new().unwrap();
+    let line = r#"{"format":2,"what":"nobody knows"}"#;
+    let hash = sha2::Sha256::digest(line);
+    let hash: String = hash.iter().map(|it| format!("{it:02x}")).collect();
+    let manifest = dir.path().join("manifest.json");
+    fs::write(manifest, format!("{line}\n{hash}\n")).unwrap();
+    let into = dir.path().join("into");
+    let refused = restore(dir.path(), &into, NOW, &silent).await.unwrap_err();
+    assert!(matches!(refused, TransferError::Newer { found: 2, .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_fails_leaves_nothing_behind_and_the_store_goes_on() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(from.path()).unwrap();
+    fill(&*store).await;
+    for (min_free, stops, word) in [(u64::MAX, false, "no room"), (0, true, "stopped")] {
+        let backups = Backups::new(Some(Arc::clone(&store)), Some(min_free), clock());
+        if stops {
+            backups.stop().await;
+        }
+        backups.begin(to.path().to_owned()).await.unwrap();
+        backups.stop().await;
+        let Standing::Failed { reason, .. } = backups.standing() else {
+            panic!("it has not failed")
+        };
+        assert!(reason.contains(word), "{reason}");
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
+    }
+    let late = vec![entry(NOW, "{}")];
+    committed(commit(&*store, TenantId::GATEWAY, vec![], late, None).await);
+    let of_servers = Backups::new(None, None, clock());
+    let refused = of_servers.begin(to.path().to_owned()).await.unwrap_err();
+    assert!(refused.to_string().contains("snapshots"), "{refused}");
+    let backups = Backups::new(Some(Arc::clone(&store)), Some(0), clock());
+    let refused = backups.begin("here".into()).await.unwrap_err();
+    assert!(matches!(refused, BackupError::Relative));
     actors::ports::Writer::close(&*store).await;
 }
 
