@@ -453,7 +453,9 @@ async fn a_backup_that_fails_leaves_nothing_behind_and_the_store_goes_on() {
             backups.stop().await;
         }
         backups.begin(to.path().to_owned()).await.unwrap();
-        backups.stop().await;
+        while matches!(backups.standing(), Standing::Running { .. }) {
+            tokio::task::yield_now().await;
+        }
         let Standing::Failed { reason, .. } = backups.standing() else {
             panic!("it has not failed")
         };
