@@ -23,6 +23,7 @@ use crate::connector::simulator::{Simulator, SimulatorOptions};
 use crate::credentials::Credentials;
 use crate::http::{self, Api, ApiState, ServeLimits};
 use crate::operator::{OperatorDesk, OperatorSocket, SocketError};
+use crate::store::transfer::backup::Backups;
 use crate::store::{CqlOptions, CqlStore, EmbeddedOptions, EmbeddedStore, OpenError, schema};
 use crate::telemetry::Metrics;
 use crate::ws::Sockets;
@@ -41,6 +42,7 @@ pub struct Gateway {
     store: Arc<dyn Store>,
     simulator: Arc<Simulator>,
     operator: OperatorSocket,
+    backups: Arc<Backups>,
     stopping: watch::Sender<bool>,
     sockets: Arc<Sockets>,
     tasks: JoinSet<()>,
@@ -96,8 +98,9 @@ impl StartError {
     }
 }
 
-#[derive(Debug)]
-struct SystemClock;
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(
@@ -135,7 +138,7 @@ impl Gateway {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
-        let store = open_store(&config, &clock).await?;
+        let Stored { store, embedded } = open_store(&config, &clock).await?;
         let base = ConnectorBase {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
@@ -159,16 +162,19 @@ impl Gateway {
             store: Arc::clone(&store),
             credentials: Arc::clone(&credentials),
             simulation: Arc::clone(&simulator) as Arc<dyn Simulation>,
-            clock,
+            clock: Arc::clone(&clock),
             config: Arc::clone(&config),
             stopping: stopped.clone(),
             metrics: metrics.clone(),
             idempotency: http::idempotency::InFlight::default(),
         });
+        let backups = Backups::new(embedded, config.store.min_free, Arc::clone(&clock));
+        let backups = Arc::new(backups);
         let desk = OperatorDesk {
             node: node.clone(),
             credentials,
             store: Arc::clone(&store),
+            backups: Arc::clone(&backups),
         };
         let operator = OperatorSocket::open(&config.operator_socket(), Arc::new(desk));
         let operator =
@@ -189,6 +195,7 @@ impl Gateway {
             store,
             simulator,
             operator,
+            backups,
             stopping,
             sockets,
             tasks,
@@ -212,15 +219,28 @@ impl Gateway {
         self.tasks.shutdown().await;
         self.api.idempotency.drained().await;
         self.operator.close().await;
+        self.backups.stop().await;
         self.node.stop().await;
         self.simulator.close().await;
         self.store.close().await;
     }
 }
 
-async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {
+/// The open store, and once more by itself where it is the embedded one.
+struct Stored {
+    store: Arc<dyn Store>,
+    embedded: Option<Arc<EmbeddedStore>>,
+}
+
+async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Stored, StartError> {
     match config.store.kind {
-        StoreKind::Embedded => Ok(open_embedded(config, clock).await?),
+        StoreKind::Embedded => {
+            let store = open_embedded(config, clock).await?;
+            Ok(Stored {
+                store: Arc::<EmbeddedStore>::clone(&store),
+                embedded: Some(store),
+            })
+        }
         StoreKind::Cql => {
             // The operator's socket lies there.
             let folder = tokio::fs::create_dir_all(&config.store.path).await;
@@ -230,7 +250,11 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn S
                 ring_bytes_max: config.streams.ring_bytes_max,
                 ..CqlOptions::new(config.store.cql.clone())
             };
-            Ok(Box::pin(CqlStore::open(options, Arc::clone(clock))).await?)
+            let store = Box::pin(CqlStore::open(options, Arc::clone(clock))).await?;
+            Ok(Stored {
+                store,
+                embedded: None,
+            })
         }
     }
 }

@@ -12,5 +12,5 @@ pub mod config;
 pub mod operator;
 pub mod telemetry;
 
-pub use gateway::{Gateway, StartError, StoreTrouble};
-pub use store::schema;
+pub use gateway::{Gateway, StartError, StoreTrouble, SystemClock};
+pub use store::{schema, transfer};

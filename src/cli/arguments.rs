@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use actors::model::{DeviceId, KeyId, TenantId};
 use clap::{Args, Parser, Subcommand};
+use gateway::transfer::Place;
 
 /// A self-hosted, multi-tenant gateway for WhatsApp-type messaging.
 #[derive(Debug, Parser)]
@@ -61,6 +62,11 @@ pub(super) enum Command {
     },
     /// The tree of the running gateway's actors
     Supervision,
+    /// The whole store: back it up, restore it, move it to another kind
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// The tables of the CQL store, in the keyspace of [store.cql]
     Schema {
         #[command(subcommand)]
@@ -135,6 +141,34 @@ pub(super) enum KeyCommand {
 pub(super) enum JwtCommand {
     /// Sign with a new key from now on; tokens that are out stay valid
     Rotate,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Back up the store of the running gateway, which goes on; it shows one moment
+    Backup {
+        /// A folder that is empty or absent
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Make a store out of a backup; start a gateway on it afterwards
+    Restore {
+        /// The backup
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+        /// A folder that is empty or absent; the configured store's where not named
+        #[arg(long, value_name = "FOLDER")]
+        into: Option<PathBuf>,
+    },
+    /// Copy a stopped store into an empty one; run again, it goes on where it was interrupted
+    Copy {
+        /// `embedded:FOLDER`, or `cql` for the tables of [store.cql]
+        #[arg(long, value_name = "STORE")]
+        from: Place,
+        /// Likewise
+        #[arg(long, value_name = "STORE")]
+        to: Place,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@ mod back_office;
 mod print;
 mod schema;
 mod serve;
+mod store;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ use serve::Opening;
 
 /// The exit code of wrong arguments or configuration.
 const WRONG: u8 = 2;
+/// The exit code of a store that can't be opened.
+const STORE: u8 = 3;
 /// The exit code of what failed while running.
 const FAILED: u8 = 1;
 
@@ -76,6 +79,9 @@ fn carry(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Schema { command } => {
             schema::carry(&configuration(&places, None)?, &command, places.json)
+        }
+        Command::Store { command } => {
+            store::carry(&configuration(&places, None)?, command, places.json)
         }
         Command::Supervision => {
             back_office::supervision(&configuration(&places, None)?, places.json)

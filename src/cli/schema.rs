@@ -7,10 +7,7 @@ use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::arguments::SchemaCommand;
-use super::{Failure, print};
-
-/// The exit code of a store that can't be opened.
-const STORE: u8 = 3;
+use super::{Failure, STORE, print};
 
 pub(super) fn carry(config: &Config, command: &SchemaCommand, json: bool) -> Result<(), Failure> {
     let cql = &config.store.cql;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::line::{Command, LimitChanges, Refusal};
 use super::socket::Desk;
 use crate::credentials::{Credentials, NewKey};
+use crate::store::transfer::backup::Backups;
 
 /// Characters of a name.
 const NAME_MAX: usize = 100;
@@ -26,6 +27,8 @@ pub(crate) struct OperatorDesk {
     pub(crate) credentials: Arc<Credentials>,
     /// Reads.
     pub(crate) store: Arc<dyn Store>,
+    /// Copies of the store.
+    pub(crate) backups: Arc<Backups>,
 }
 
 impl std::fmt::Debug for OperatorDesk {
@@ -73,6 +76,11 @@ impl Desk for OperatorDesk {
             Command::JwtRotate {} => {
                 Ok(json!({ "kid": self.credentials.rotate_signing_key().await? }))
             }
+            Command::StoreBackup { path } => {
+                self.backups.begin(path).await?;
+                Ok(json!({ "backup": self.backups.standing() }))
+            }
+            Command::StoreBackupState {} => Ok(json!({ "backup": self.backups.standing() })),
             Command::Supervision {} => Ok(json!({ "tree": self.node.supervision() })),
         }
     }

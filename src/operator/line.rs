@@ -1,11 +1,14 @@
 //! The words on the operator's socket.
 
+use std::path::PathBuf;
+
 use actors::CommandError;
 use actors::model::{DeviceId, KeyId, TenantId, TenantLimits};
 use actors::ports::StoreError;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::ApiError;
+use crate::store::transfer::backup::BackupError;
 use crate::telemetry::Chain;
 
 /// The longest line that is taken, its end not counted.
@@ -64,6 +67,13 @@ pub enum Command {
     JwtRotate {},
     /// The tree of actors: `{"tree"}`.
     Supervision {},
+    /// Begins a backup into a folder that is empty or absent: `{"backup"}`. It goes on when the connection has ended.
+    StoreBackup {
+        /// The folder, with its whole path.
+        path: PathBuf,
+    },
+    /// How the last backup stands: `{"backup"}`.
+    StoreBackupState {},
 }
 
 /// The limits of a tenant that change; 0 means no limit.
@@ -137,6 +147,16 @@ impl From<CommandError> for Refusal {
     }
 }
 
+impl From<BackupError> for Refusal {
+    fn from(error: BackupError) -> Self {
+        let code = match error {
+            BackupError::NotEmbedded | BackupError::Relative => "invalid",
+            BackupError::Busy(_) | BackupError::Begin(_) => "state_conflict",
+        };
+        Self::new(code, Chain(&error).to_string())
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         CommandError::from(error).into()
@@ -190,6 +210,9 @@ mod tests {
                 key: KeyId::from_u128(9),
             },
             Command::JwtRotate {},
+            Command::StoreBackup {
+                path: PathBuf::from("/backups/today"),
+            },
         ];
         for command in commands {
             let line = serde_json::to_vec(&command).unwrap();

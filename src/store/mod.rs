@@ -2,13 +2,14 @@
 //!
 //! Each backend is a folder and runs the same contract (`contract.rs`), which is what the rest of the gateway may rely
 //! on: [`embedded`], a store in a folder of this machine, and [`cql`], tables of a ScyllaDB or Cassandra. Both write
-//! values in the same form (`rows`).
+//! values in the same form (`rows`), so that a store can move from one to the other ([`transfer`]).
 
 #[cfg(test)]
 mod contract;
 mod cql;
 mod embedded;
 mod rows;
+pub mod transfer;
 
 pub(crate) use cql::{CqlOptions, CqlStore};
 /// The tables of the CQL store.

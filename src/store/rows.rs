@@ -119,6 +119,23 @@ pub(super) fn record<T: DeserializeOwned>(row: &[u8], what: &'static str) -> Res
     rmp_serde::from_slice(fields.0).map_err(|_| damaged(what))
 }
 
+/// The row of [`packed`] that holds the record of a row of [`numbered`].
+pub(super) fn without_number(row: &[u8], what: &'static str) -> Result<Vec<u8>, StoreError> {
+    let mut fields = Fields::of(row).ok_or_else(|| damaged(what))?;
+    fields.u32().ok_or_else(|| damaged(what))?;
+    Ok(raw(fields.0))
+}
+
+/// The row of [`numbered`] that holds the record of a row of [`packed`].
+pub(super) fn with_number(
+    number: u32,
+    row: &[u8],
+    what: &'static str,
+) -> Result<Vec<u8>, StoreError> {
+    let record = unraw(row, what)?;
+    Ok(head_of(&[&number.to_be_bytes(), record], 0))
+}
+
 /// A row that is nothing but bytes.
 pub(super) fn raw(bytes: &[u8]) -> Vec<u8> {
     head_of(&[bytes], 0)

@@ -47,6 +47,7 @@ pub(super) struct Shared {
     pub(super) budget: Arc<RingBudget>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) cluster: String,
+    pub(super) keyspace: String,
     pub(super) commit_time_max: Duration,
     /// How long an entry stays in its table: the log's floor hides it earlier.
     pub(super) entry_ttl: Duration,

@@ -81,7 +81,7 @@ async fn load_tenant(shared: &Shared, slot: &Arc<Slot>) -> Result<Vec<Erasure>, 
 }
 
 /// The floor: entries behind it may have aged away while nobody was there to raise it.
-async fn first_entry(
+pub(super) async fn first_entry(
     shared: &Shared,
     slot: &Slot,
     floor: u64,

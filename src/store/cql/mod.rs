@@ -43,7 +43,9 @@ use self::queue::Queue;
 use self::schema::Schema;
 use self::tenants::{Slot, Tenants};
 use crate::config::{self, Cql};
+use crate::store::transfer::Archive;
 
+mod archive;
 mod change;
 mod commit;
 mod connect;
@@ -63,10 +65,11 @@ mod plan;
 mod queue;
 pub(super) mod schema;
 mod tenants;
+mod walk;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use schema::{SchemaError, SchemaFound};
 
@@ -153,6 +156,14 @@ pub enum OpenError {
     /// The servers do not take a statement.
     #[error("the database refuses a statement")]
     Statements(#[source] Box<scylla::errors::PrepareError>),
+    /// A copy into it has not come to its end.
+    #[error(
+        "the cluster {cluster} is not whole: a copy into it was interrupted. Run `buho store copy` again"
+    )]
+    Unfinished {
+        /// Which.
+        cluster: String,
+    },
     /// What is there can't be read.
     #[error("what is stored can't be read")]
     Load(#[source] StoreError),
@@ -182,6 +193,25 @@ impl CqlStore {
         options: CqlOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, OpenError> {
+        let store = Box::pin(Self::open_unfinished(options, clock)).await?;
+        let note = Archive::note(&*store).await.map_err(OpenError::Load)?;
+        if note.is_some() {
+            let cluster = store.cluster().to_owned();
+            Box::pin(actors::ports::Writer::close(&*store)).await;
+            return Err(OpenError::Unfinished { cluster });
+        }
+        Ok(store)
+    }
+
+    /// Opens the store of a cluster although a copy into it may be under way.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; each says what to do.
+    pub(super) async fn open_unfinished(
+        options: CqlOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, OpenError> {
         let CqlOptions {
             cql,
             retention,
@@ -208,6 +238,7 @@ impl CqlStore {
             clock,
             commit_time_max: cql.commit_time_max(),
             cluster: cql.cluster,
+            keyspace: cql.keyspace,
             entry_ttl: retention + ENTRY_SLACK,
             erasures,
         });

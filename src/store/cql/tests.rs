@@ -35,8 +35,13 @@ struct Servers {
 }
 
 /// The servers to test on.
-#[expect(clippy::print_stderr, reason = "a case that is not run says so")]
 fn servers() -> Option<Servers> {
+    options().map(|options| Servers { options })
+}
+
+/// A cluster of its own on the servers to test on.
+#[expect(clippy::print_stderr, reason = "a case that is not run says so")]
+pub(in crate::store) fn options() -> Option<CqlOptions> {
     if let Some(reason) = server::absence() {
         eprintln!("not run: {reason}");
         return None;
@@ -51,8 +56,7 @@ fn servers() -> Option<Servers> {
     config.request_time_max_ms = 10_000;
     config.commit_time_max_ms = 30_000;
     config.lease_ms = 20_000;
-    let options = CqlOptions::new(config);
-    Some(Servers { options })
+    Some(CqlOptions::new(config))
 }
 
 impl Opener for Servers {

@@ -117,6 +117,24 @@ impl Engine {
         }
     }
 
+    /// A moment that can be looked at again and again.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.db.snapshot()
+    }
+
+    /// What was committed at that moment.
+    pub(super) fn view_at(&self, snapshot: &Snapshot) -> View<'_> {
+        View {
+            engine: self,
+            snapshot: snapshot.clone(),
+        }
+    }
+
+    /// About how many rows a table has.
+    pub(super) fn about(&self, space: Space) -> u64 {
+        u64::try_from(self.table(space).approximate_len()).unwrap_or(u64::MAX)
+    }
+
     /// The number of the last commit.
     pub(super) fn commits(&self, store: [u8; 16]) -> Result<u64, StoreError> {
         let row = self.view().get(Space::Directory, &keys::commit(store))?;
@@ -171,6 +189,16 @@ impl View<'_> {
         below: Vec<u8>,
     ) -> impl DoubleEndedIterator<Item = Result<KeyValue, StoreError>> + use<> {
         self.within(space, prefix, None, Some(below))
+    }
+
+    /// Every row whose key starts with `prefix`, beyond `beyond` where one is named; upwards.
+    pub(super) fn onward(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        beyond: Option<Vec<u8>>,
+    ) -> impl Iterator<Item = Result<KeyValue, StoreError>> + use<> {
+        self.within(space, prefix, beyond, None)
     }
 
     fn within(

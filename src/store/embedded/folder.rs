@@ -4,6 +4,7 @@
 //! lock        held with an OS lock while a process uses the store; the file itself says nothing
 //! clean       only between a clean stop and the next start: the number of the last commit
 //! data/       the database, and `format`: the version of all rows and the store's own id
+//! unfinished  only while the store is being filled by a restore or a copy: how far that came; nobody serves it then
 //! new/        a database that is being made        repaired/   a copy that is being repaired
 //! torn/       what a repaired copy takes the place of
 //! ```
@@ -22,6 +23,7 @@ use super::OpenError;
 pub(super) const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "format";
+const NOTE_FILE: &str = "unfinished";
 const FORMAT_WORD: &str = "buho-store";
 
 /// The folder, held against every other process until it is dropped.
@@ -136,6 +138,27 @@ impl Folder {
         write_whole(&self.clean(), format!("{commits}\n").as_bytes())
     }
 
+    /// The note of whoever is filling the store as a whole.
+    pub(super) fn note(&self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.root.join(NOTE_FILE)) {
+            Ok(note) => Ok(Some(note)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes or removes that note.
+    pub(super) fn set_note(&self, note: Option<&[u8]>) -> io::Result<()> {
+        let path = self.root.join(NOTE_FILE);
+        match note {
+            Some(note) => write_whole(&path, note),
+            None => {
+                fs::remove_file(path)?;
+                sync_folder(&self.root)
+            }
+        }
+    }
+
     /// Takes the mark back: from here on a stop is a crash.
     pub(super) fn forget_clean(&self) -> io::Result<()> {
         match fs::remove_file(self.clean()) {
@@ -198,7 +221,7 @@ pub(super) fn read_format(data: &Path) -> Result<[u8; 16], OpenError> {
 }
 
 /// Writes a file so that it is there wholly or not at all.
-fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(in crate::store) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("draft");
     let mut file = File::create(&draft)?;
     file.write_all(content)?;
@@ -208,6 +231,6 @@ fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Makes the names in a folder durable.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+pub(in crate::store) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

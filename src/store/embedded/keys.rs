@@ -122,6 +122,26 @@ pub(super) fn session_changes(place: Place) -> Vec<u8> {
     of(SESSION_CHANGE, &[&scope(place)])
 }
 
+/// All keys of all tenants.
+pub(super) fn all_keys() -> Vec<u8> {
+    of(KEY, &[])
+}
+
+/// All named consumers of all tenants.
+pub(super) fn all_consumers() -> Vec<u8> {
+    of(CONSUMER, &[])
+}
+
+/// The changes of all sessions.
+pub(super) fn all_session_changes() -> Vec<u8> {
+    of(SESSION_CHANGE, &[])
+}
+
+/// All values of all tenants.
+pub(super) fn all_values() -> Vec<u8> {
+    of(VALUE, &[])
+}
+
 /// A value in a connector's space; a space's name has no NUL.
 pub(super) fn value(tenant: u32, space: &str, key: &[u8]) -> Vec<u8> {
     of(VALUE, &[&tenant.to_be_bytes(), space.as_bytes(), &[0], key])

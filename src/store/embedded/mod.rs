@@ -37,6 +37,7 @@ mod cycle;
 mod directory;
 mod engine;
 mod erasure;
+mod export;
 mod folder;
 mod history;
 mod job;
@@ -45,12 +46,18 @@ mod keys;
 mod load;
 mod log;
 mod measures;
+mod offline;
 mod queue;
 mod reader;
 mod repair;
 mod space;
 mod tenants;
 mod writer;
+
+pub(super) use self::export::Export;
+pub(super) use self::folder::{sync_folder, write_whole};
+pub(super) use self::offline::Offline;
+pub(super) use self::space::has_room;
 
 #[cfg(test)]
 mod tests;
@@ -108,6 +115,12 @@ pub(crate) enum OpenError {
         found: u32,
         /// The newest that we know.
         known: u32,
+    },
+    /// A restore or a copy into it has not come to its end.
+    #[error("the store in {} is not whole: its restore or copy was interrupted. Run `buho store copy` again; after a restore, remove the folder and restore again", path.display())]
+    Unfinished {
+        /// The folder.
+        path: PathBuf,
     },
     /// What is there can't be read, and more than an unacknowledged end is concerned.
     #[error("the store in {} is damaged, {what}: restore a backup, or move the folder away to start empty", path.display())]
@@ -167,6 +180,13 @@ impl EmbeddedStore {
             queue_bytes_max,
         } = options;
         let folder = Folder::hold(&path)?;
+        let note = folder.note().map_err(|source| OpenError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        if note.is_some() {
+            return Err(OpenError::Unfinished { path });
+        }
         let opening = Opening {
             folder: &folder,
             cache_bytes,
@@ -217,6 +237,11 @@ impl EmbeddedStore {
             engine: Arc::new(RwLock::new(Some(engine))),
             running,
         }))
+    }
+
+    /// Everything that the store has now. The gateway goes on.
+    pub(super) fn export(&self) -> Result<Export, StoreError> {
+        Export::new(Arc::clone(&self.engine), self.now())
     }
 
     fn existing(&self, tenant: TenantId) -> Option<Arc<Slot>> {

@@ -1,7 +1,7 @@
 //! Room on the disk, looked at ahead: the engine does not survive a full disk, so writes stop before it meets one.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -24,6 +24,27 @@ pub(super) struct Room {
     pub(super) all: u64,
 }
 
+impl Room {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(Self {
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            all: found.f_blocks.saturating_mul(found.f_frsize),
+        })
+    }
+
+    /// How much must stay free.
+    fn least(self, min_free: Option<u64>) -> u64 {
+        min_free.unwrap_or((self.all / 10).clamp(MIN_FREE_MIN, MIN_FREE_MAX))
+    }
+}
+
+/// Whether the file system of a folder has more room than a store on it needs to go on.
+pub(in crate::store) fn has_room(path: &Path, min_free: Option<u64>) -> io::Result<bool> {
+    let room = Room::of(path)?;
+    Ok(room.least(min_free) <= room.free)
+}
+
 type Look = Box<dyn Fn() -> io::Result<Room> + Send + Sync>;
 
 /// Knows whether there is room to write.
@@ -39,14 +60,7 @@ impl FreeSpace {
     /// Looks at the file system of a folder. `min_free` of `None` is the smaller of 256 MiB and 10 % of the file
     /// system, but at least 32 MiB.
     pub(super) fn of(path: PathBuf, min_free: Option<u64>) -> Self {
-        let look = move || {
-            let found = rustix::fs::statvfs(&path)?;
-            Ok(Room {
-                free: found.f_bavail.saturating_mul(found.f_frsize),
-                all: found.f_blocks.saturating_mul(found.f_frsize),
-            })
-        };
-        Self::new(Box::new(look), min_free)
+        Self::new(Box::new(move || Room::of(&path)), min_free)
     }
 
     fn new(look: Look, min_free: Option<u64>) -> Self {
@@ -81,9 +95,7 @@ impl FreeSpace {
     fn refresh(&self) {
         match (self.look)() {
             Ok(room) => {
-                let least = self
-                    .min_free
-                    .unwrap_or((room.all / 10).clamp(MIN_FREE_MIN, MIN_FREE_MAX));
+                let least = room.least(self.min_free);
                 let full = room.free < least;
                 if self.full.swap(full, Ordering::Relaxed) != full {
                     tracing::warn!(

@@ -1,6 +1,7 @@
 //! The real binary as a child process: how it starts, ends, is killed, and what it leaves behind.
 
 mod auditor;
+mod backup;
 mod binary;
 mod commands;
 mod demo;
@@ -16,6 +17,7 @@ mod trace;
 use crate::house::Case;
 
 pub(crate) const CASES: &[&[Case]] = &[
+    backup::CASES,
     commands::CASES,
     demo::CASES,
     exits::CASES,

@@ -1,0 +1,212 @@
+//! A stopped store goes into an empty one, and goes on where it was interrupted.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use actors::model::Timestamp;
+use actors::ports::{Clock, StoreError};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant};
+
+use super::record::Tally;
+use super::{Archive, CHUNKS_AHEAD, Mark, Phase, Progress, TransferError, count, moved, verify};
+use crate::config::Config;
+use crate::store::cql::{CqlOptions, CqlStore};
+use crate::store::embedded::Offline;
+
+/// How often is noted how far the copy came.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a folder of this machine.
+    Embedded(PathBuf),
+    /// In the tables of `[store.cql]`.
+    Cql,
+}
+
+/// Why a text names no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it must be `cql` or `embedded:FOLDER`")]
+pub struct PlaceError;
+
+impl FromStr for Place {
+    type Err = PlaceError;
+
+    fn from_str(text: &str) -> Result<Self, PlaceError> {
+        match text.split_once(':') {
+            Some(("embedded", path)) if !path.is_empty() => Ok(Self::Embedded(path.into())),
+            None if text == "cql" => Ok(Self::Cql),
+            Some(_) | None => Err(PlaceError),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedded(path) => write!(f, "embedded:{}", path.display()),
+            Self::Cql => f.write_str("cql"),
+        }
+    }
+}
+
+/// What stands in the destination until the copy is whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    /// Of which store, and of which of its commits.
+    source: String,
+    /// When the copy began: the epochs follow from it.
+    began_at: Timestamp,
+    /// Everything up to here is in the destination.
+    mark: Option<Mark>,
+    /// What that is.
+    tally: Tally,
+}
+
+impl Note {
+    fn to_bytes(&self) -> Result<Vec<u8>, TransferError> {
+        let unwritable = |source| TransferError::Io {
+            path: PathBuf::from("note"),
+            source: std::io::Error::other::<serde_json::Error>(source),
+        };
+        serde_json::to_vec(self).map_err(unwritable)
+    }
+}
+
+/// Copies a stopped store into an empty one, or goes on with it; gives what is in it then. Every log begins a new epoch.
+///
+/// # Errors
+///
+/// [`TransferError`]; run again, it goes on where it was interrupted.
+pub async fn copy(
+    config: &Config,
+    from: &Place,
+    to: &Place,
+    clock: Arc<dyn Clock>,
+    progress: Progress<'_>,
+) -> Result<Tally, TransferError> {
+    if from == to {
+        return Err(TransferError::Same);
+    }
+    if let Place::Embedded(path) = from
+        && !Offline::is_there(path)
+    {
+        return Err(TransferError::NoStore(path.clone()));
+    }
+    let source = Box::pin(open(config, from, &clock)).await?;
+    let copied = match Box::pin(open(config, to, &clock)).await {
+        Ok(destination) => {
+            let task = Copy {
+                source: Arc::clone(&source),
+                destination: Arc::clone(&destination),
+                named: to.to_string(),
+                progress,
+            };
+            let copied = Box::pin(task.run(clock.now())).await;
+            destination.close().await;
+            copied
+        }
+        Err(error) => Err(error),
+    };
+    source.close().await;
+    copied
+}
+
+async fn open(
+    config: &Config,
+    place: &Place,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Archive>, TransferError> {
+    match place {
+        Place::Embedded(path) => {
+            let (path, now) = (path.clone(), clock.now());
+            // Opening may replay a journal: that blocks.
+            let opened = tokio::task::spawn_blocking(move || Offline::open(&path, now)).await;
+            let store = opened
+                .map_err(|it| TransferError::Open(Box::new(it)))?
+                .map_err(|it| TransferError::Open(Box::new(it)))?;
+            Ok(Arc::new(store))
+        }
+        Place::Cql => {
+            let options = CqlOptions {
+                retention: config.streams.retention(),
+                ..CqlOptions::new(config.store.cql.clone())
+            };
+            let opened = Box::pin(CqlStore::open_unfinished(options, Arc::clone(clock))).await;
+            Ok(opened.map_err(|it| TransferError::Open(Box::new(it)))?)
+        }
+    }
+}
+
+/// A copy with both of its ends open.
+pub(super) struct Copy<'a> {
+    pub(super) source: Arc<dyn Archive>,
+    pub(super) destination: Arc<dyn Archive>,
+    /// What the destination is called.
+    pub(super) named: String,
+    pub(super) progress: Progress<'a>,
+}
+
+impl Copy<'_> {
+    /// Copies, verifies, and gives the destination free for a gateway.
+    pub(super) async fn run(&self, now: Timestamp) -> Result<Tally, TransferError> {
+        let mut note = self.begin(now).await?;
+        let about = self.source.estimate();
+        let (out, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let (source, from) = (Arc::clone(&self.source), note.mark.clone());
+        let mut reading = JoinSet::new();
+        reading.spawn(async move { source.export(from, out).await });
+        let mut noted_at = Instant::now();
+        while let Some(chunk) = chunks.recv().await {
+            let mut records = chunk.records;
+            moved(&mut records, note.began_at);
+            count(&mut note.tally, &records)?;
+            self.destination.import(records).await?;
+            (self.progress)(Phase::Write, note.tally.records(), about);
+            if let Some(mark) = chunk.mark {
+                note.mark = Some(mark);
+                if NOTE_EVERY <= noted_at.elapsed() {
+                    self.destination.set_note(Some(note.to_bytes()?)).await?;
+                    noted_at = Instant::now();
+                }
+            }
+        }
+        let read = reading.join_next().await;
+        read.and_then(Result::ok).ok_or(StoreError::Failed)??;
+        verify(&*self.destination, &note.tally, self.progress).await?;
+        self.destination.set_note(None).await?;
+        Ok(note.tally)
+    }
+
+    /// Where the copy begins, or goes on.
+    async fn begin(&self, now: Timestamp) -> Result<Note, TransferError> {
+        let source = self.source.version().await?;
+        if let Some(note) = self.destination.note().await? {
+            let other = || TransferError::OtherCopy {
+                destination: self.named.clone(),
+            };
+            let note: Note = serde_json::from_slice(&note).map_err(|_| other())?;
+            return if note.source == source {
+                Ok(note)
+            } else {
+                Err(other())
+            };
+        }
+        if !self.destination.is_empty().await? {
+            return Err(TransferError::NotEmpty(self.named.clone()));
+        }
+        let note = Note {
+            source,
+            began_at: now,
+            mark: None,
+            tally: Tally::default(),
+        };
+        self.destination.set_note(Some(note.to_bytes()?)).await?;
+        Ok(note)
+    }
+}
