@@ -139,7 +139,9 @@ async fn a_day_of_traffic_is_heard_in_full() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_soak_keeps_its_books() {
-    let report =
-        smoke("soak --minutes 0.1 --rate 40 --connections 4 --subscribers 4 --churn 4").await;
+    let report = smoke(
+        "soak --minutes 0.1 --rate 40 --connections 4 --subscribers 4 --churn 4 --cool-down 1",
+    )
+    .await;
     assert!(figure(&report, "memory: slope").is_finite(), "{report:#}");
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use super::open_loop::{Call, Expects, Schedule};
 use super::pace::Pace;
 use crate::client::calls::Api;
 use crate::client::http::{Connection, request};
-use crate::client::sends::{batches, number, read_batch, text};
+use crate::client::sends::{batch_body, body, number, path, read_batch, text};
 use crate::error::LoadError;
 use crate::latency::Percentiles;
 use crate::progress;
@@ -21,10 +22,12 @@ use crate::report::{Aim, Ratio, Report, Series, float, per_second};
 use crate::server::quiet;
 use crate::target::{Gateway, TargetOptions};
 
-/// Chats that the messages are spread over.
-const CHATS: u64 = 1_000;
-/// Messages of a batch.
-const BATCH: u64 = 500;
+/// Chats that the messages are spread over: few, so that their histories are deep.
+const CHATS: u64 = 100;
+/// Messages of a batch, as many to each chat.
+const BATCH: u64 = 5 * CHATS;
+/// Chats from one batch's first one to the next's.
+const STEP: u64 = 7;
 /// Batches between two notes of how far the filling is.
 const NOTE: u64 = 20;
 /// Samples of messages that are kept, for pages from the middle.
@@ -152,8 +155,9 @@ async fn fill(
     note: Option<&Path>,
 ) -> Result<(), LoadError> {
     let text = text(options.payload);
-    let requests = batches(&gateway.endpoint, &gateway.device, CHATS, BATCH, &text);
-    let kinds = u64::try_from(requests.len()).unwrap_or(1).max(1);
+    let requests: Vec<_> = (0..CHATS)
+        .map(|turn| batch(gateway, turn * STEP, &text))
+        .collect();
     let goal = options.levels.iter().copied().max().unwrap_or(level);
     let every = (goal / SAMPLES).max(1);
     let mut connection = Connection::new(gateway.endpoint.address);
@@ -161,7 +165,7 @@ async fn fill(
     let mut since_note = 0;
     while filled.messages < level {
         bar.set_position(filled.messages);
-        let index = (filled.messages / BATCH) % kinds;
+        let index = (filled.messages / BATCH) % CHATS;
         let Some(request) = usize::try_from(index).ok().and_then(|it| requests.get(it)) else {
             break;
         };
@@ -174,7 +178,7 @@ async fn fill(
         }
         let is_due = filled.messages / every >= u64::try_from(filled.samples.len()).unwrap_or(0);
         if let (true, Some(id)) = (is_due, outcome.first) {
-            filled.samples.push((index * BATCH % CHATS, id));
+            filled.samples.push((index * STEP % CHATS, id));
         }
         filled.messages += BATCH;
         since_note += 1;
@@ -185,6 +189,16 @@ async fn fill(
     }
     bar.finish_and_clear();
     filled.write(note)
+}
+
+/// A batch that begins at a chat and goes through all of them.
+fn batch(gateway: &Gateway, first: u64, text: &str) -> Bytes {
+    let messages: Vec<_> = (first..first + BATCH)
+        .map(|chat| body(&number(chat % CHATS), text))
+        .collect();
+    let body = batch_body(&messages).to_string();
+    let path = format!("{}/batch", path(&gateway.device));
+    request(&gateway.endpoint, "POST", &path, Some(body.as_bytes()))
 }
 
 /// The pages of one kind.
@@ -205,7 +219,7 @@ async fn kinds(
             number(chat)
         )
     };
-    let chats = || (0..100).map(|index| index * (CHATS / 100));
+    let chats = || 0..CHATS;
     let whole = format!("/v1/devices/{device}/messages?limit={limit}");
     let middle = filled.samples.iter().skip(filled.samples.len() / 3);
     let middle: Vec<_> = middle.take(filled.samples.len() / 3 + 1).collect();

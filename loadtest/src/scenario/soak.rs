@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// The most that memory may grow in an hour, by the lower end of the slope's confidence (two standard errors).
     #[arg(long, default_value_t = 1.0, value_name = "MIB")]
     memory_growth_max: f64,
+    /// Seconds that whatever was opened may take to be gone after the run: chats leave some time after their last use.
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    cool_down: u64,
     /// How many file descriptors, threads, or anything that a gauge counts, may be more at the end than at the start.
     #[arg(long, default_value_t = 5.0, value_name = "COUNT")]
     left_over_max: f64,
@@ -65,8 +68,10 @@ fn minutes(text: &str) -> Result<f64, String> {
     allowed.contains(&value).then_some(value).ok_or_else(wrong)
 }
 
-/// One reading: a name, and a value at a time.
+/// What was watched, each over time.
 type Readings = Vec<Series>;
+/// What was watched, at one time.
+type Snapshot = Vec<(String, f64)>;
 
 /// Runs the scenario.
 pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Report, LoadError> {
@@ -101,9 +106,7 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     if !quiet(pid, SETTLE).await? {
         report.note("the gateway was not quiet after the run");
     }
-    // Whatever an idle connection needs to be noticed.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let after = snapshot(pid, &api).await?;
+    let after = cool_down(options, pid, &api, &before).await?;
     let readings = std::mem::take(&mut *readings.lock().unwrap_or_else(PoisonError::into_inner));
     slopes(options, total, &readings, &mut report);
     left_over(options, &before, &after, &mut report);
@@ -114,7 +117,7 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
 }
 
 /// Everything that is watched, now: memory in MiB, file descriptors, threads, and the gateway's gauges.
-async fn snapshot(pid: u32, api: &Api) -> Result<Vec<(String, f64)>, LoadError> {
+async fn snapshot(pid: u32, api: &Api) -> Result<Snapshot, LoadError> {
     let usage = usage(pid)?;
     let mut found = vec![
         ("memory".to_owned(), mebibytes(usage.rss)),
@@ -185,18 +188,38 @@ fn slopes(options: &Options, total: Duration, readings: &Readings, report: &mut 
     }
 }
 
-fn left_over(
+/// Waits until nothing is left over, or the time is up.
+async fn cool_down(
     options: &Options,
-    before: &[(String, f64)],
-    after: &[(String, f64)],
-    report: &mut Report,
-) {
+    pid: u32,
+    api: &Api,
+    before: &Snapshot,
+) -> Result<Snapshot, LoadError> {
+    let until = Instant::now() + Duration::from_secs(options.cool_down);
+    loop {
+        let after = snapshot(pid, api).await?;
+        let mut grown = after
+            .iter()
+            .map(|(name, now)| (name, *now - value(before, name)));
+        let left = grown.any(|(name, more)| is_counted(name) && more > options.left_over_max);
+        if !left || Instant::now() >= until {
+            return Ok(after);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn value(snapshot: &Snapshot, name: &str) -> f64 {
+    let found = snapshot.iter().find(|(other, _)| other == name);
+    found.map_or(0.0, |(_, value)| *value)
+}
+
+fn left_over(options: &Options, before: &Snapshot, after: &Snapshot, report: &mut Report) {
     for (name, now) in after {
-        let first = before.iter().find(|(other, _)| other == name);
-        let first = first.map_or(0.0, |(_, value)| *value);
+        let first = value(before, name);
         report.figure(format!("{name}: before"), first, "");
         report.figure(format!("{name}: after"), *now, "");
-        if name != "memory" && is_counted(name) && now - first > options.left_over_max {
+        if is_counted(name) && now - first > options.left_over_max {
             report.missed(format!(
                 "{name}: {now} after the run, {first} before, wanted at most {} more",
                 options.left_over_max
@@ -207,7 +230,7 @@ fn left_over(
 
 /// Gauges of bytes, and of what is kept on purpose, are told and not judged.
 fn is_counted(name: &str) -> bool {
-    !["bytes", "chats", "ring", "cache"]
+    !["memory", "bytes", "ring", "cache"]
         .iter()
         .any(|word| name.contains(word))
 }

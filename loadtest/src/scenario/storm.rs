@@ -455,8 +455,8 @@ impl Client {
 
     fn take(&mut self, message: &Payload) -> Result<(), LoadError> {
         let frames = message.frames()?;
-        let entries = frames.iter().filter_map(|frame| frame.event.as_ref());
-        if let Some(entry) = entries.last() {
+        let mut newest = frames.iter().rev();
+        if let Some(entry) = newest.find_map(|frame| frame.event.as_ref()) {
             self.last = entry.seq;
             self.cursor = format!("{}-{}", entry.epoch, entry.seq);
         }
