@@ -85,8 +85,10 @@ fn ends(values: impl Iterator<Item = f64>, scale: Scale) -> (f64, f64) {
     match scale {
         Scale::Linear => (low.min(0.0), (high * 1.05).max(low.min(0.0) + 1e-3)),
         Scale::Log => {
-            let low = low.clamp(1e-6, 1e12);
-            (low * 0.9, (high * 1.1).max(low * 1.2))
+            // Whole decades, so that there are marks.
+            let floor = 10_f64.powf(low.clamp(1e-3, 1e12).log10().floor());
+            let ceiling = 10_f64.powf(high.clamp(1e-3, 1e12).log10().ceil());
+            (floor, ceiling.max(floor * 10.0))
         }
     }
 }
