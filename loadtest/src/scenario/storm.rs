@@ -141,7 +141,7 @@ pub(crate) async fn run(
     let (back, mut backs) = mpsc::channel(count);
     let shared = Shared {
         stage: stage.clone(),
-        orders: orders.clone(),
+        orders,
         handshakes: Arc::new(Semaphore::new(
             usize::try_from(load.handshakes).unwrap_or(1),
         )),
@@ -158,7 +158,8 @@ pub(crate) async fn run(
     gather(&mut backs, count, "opening sockets").await?;
     let before = stage.pid.map(usage).transpose()?;
     let mut publishing = JoinSet::new();
-    publishing.spawn(publish(stage.clone(), load.clone(), origin, head, orders));
+    let (enough, stopped) = watch::channel(false);
+    publishing.spawn(publish(stage.clone(), load.clone(), origin, head, stopped));
     let (mut subscribed, mut caught_up) = (Latencies::new(), Latencies::new());
     let mut slowest = Duration::ZERO;
     let mut highest = before.map_or(0, |usage| usage.rss);
@@ -181,13 +182,15 @@ pub(crate) async fn run(
         highest = highest.max(now.map_or(0, |usage| usage.rss));
     }
     progress::wait(Instant::now() + Duration::from_secs(load.seconds), "storm").await;
-    order.send(Order::End).ok();
+    // The publisher first: a socket ends when it has read all that was published.
+    enough.send(true).ok();
     let (seqs, errors) = match publishing.join_next().await {
         Some(joined) => {
             joined.map_err(|error| LoadError::Protocol(format!("the publisher: {error}")))?
         }
         None => (Vec::new(), ErrorCounts::default()),
     };
+    order.send(Order::End).ok();
     report.figure(
         "published",
         float(u64::try_from(seqs.len()).unwrap_or(0)),
@@ -251,7 +254,7 @@ async fn publish(
     load: Load,
     origin: Instant,
     head: Arc<AtomicU64>,
-    mut orders: watch::Receiver<Order>,
+    mut stopped: watch::Receiver<bool>,
 ) -> (Vec<u64>, ErrorCounts) {
     let publication = Publication {
         device: stage.device,
@@ -264,8 +267,9 @@ async fn publish(
     for message in 0..pace.count() {
         let due = start + pace.due(message).unwrap_or(A_DAY);
         tokio::select! {
+            biased;
+            _ = stopped.changed() => break,
             () = sleep_until(due) => {}
-            _ = orders.wait_for(|order| *order == Order::End) => break,
         }
         match publisher.one(due).await {
             Ok(()) => head.store(

@@ -105,6 +105,11 @@ impl Subscribers {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        u64::try_from(self.tasks.len()).unwrap_or(u64::MAX)
+    }
+
     /// Deliveries so far, of all subscribers.
     pub(crate) fn deliveries(&self) -> u64 {
         self.deliveries.load(Ordering::Relaxed)

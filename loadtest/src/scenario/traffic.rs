@@ -193,6 +193,10 @@ async fn open_chats(gateway: &Gateway) -> Result<(), LoadError> {
 async fn audit(watcher: Subscribers, seqs: &[u64], report: &mut Report) -> Result<(), LoadError> {
     let (mut lost, mut doubled, mut disordered, mut ended) = (0, 0, 0, 0);
     report.errors(watcher.refused.clone());
+    let count = u64::try_from(seqs.len()).unwrap_or(u64::MAX);
+    watcher
+        .wait_for(count.saturating_mul(watcher.count()))
+        .await;
     for seen in watcher.close().await? {
         lost += seen.audit.lost(seqs);
         doubled += seen.audit.doubled;
