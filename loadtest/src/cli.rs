@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
+use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::LoadError;
 use crate::monitor::Monitor;
@@ -123,7 +125,7 @@ pub fn main() -> ExitCode {
             .build()
     };
     let verdict = match runtime {
-        Ok(runtime) => runtime.block_on(Box::pin(execute(&cli))),
+        Ok(runtime) => runtime.block_on(Box::pin(until_ended(&cli))),
         Err(error) => Verdict::failed(&LoadError::io("starting the runtime")(error)),
     };
     if let Some(error) = &verdict.error {
@@ -131,6 +133,20 @@ pub fn main() -> ExitCode {
         writeln!(std::io::stderr(), "error: {error}").ok();
     }
     ExitCode::from(verdict.exit_code)
+}
+
+/// Runs a command; where this program is told to end, the servers that it started are ended too.
+async fn until_ended(cli: &Cli) -> Verdict {
+    let mut told = match signal(SignalKind::terminate()) {
+        Ok(told) => told,
+        Err(error) => return Verdict::failed(&LoadError::io("listening for signals")(error)),
+    };
+    let interrupted = || Verdict::failed(&LoadError::Target("told to end".to_owned()));
+    tokio::select! {
+        verdict = execute(cli) => verdict,
+        _ = told.recv() => interrupted(),
+        _ = ctrl_c() => interrupted(),
+    }
 }
 
 /// Runs one command within the caller's runtime, the program's name first, as on a command line.

@@ -121,6 +121,12 @@ impl Starting {
             let value = value.as_deref();
             settings.extend(value.map(|value| Setting::new(&format!("store.cql.{name}"), value)));
         }
+        let cluster = Setting::new("store.cql.cluster", &own_cluster());
+        let is_named = settings.iter().any(|it| it.variable == cluster.variable);
+        // A new folder shall mean new data in a database too.
+        if options.store == Some(StoreKind::Cql) && options.data.is_none() && !is_named {
+            settings.push(cluster);
+        }
         Self {
             binary: binary.to_owned(),
             data: data.to_owned(),
@@ -142,6 +148,12 @@ impl Starting {
         }
         ChildServer::start(process).await
     }
+}
+
+/// A name that no other run has.
+fn own_cluster() -> String {
+    let now = jiff::Timestamp::now().as_millisecond();
+    format!("load_{}_{now}", std::process::id())
 }
 
 #[derive(Debug, Deserialize)]
