@@ -352,9 +352,12 @@ fn tell(filled: &Filled, report: &mut Report) {
     };
     for (kind, before) in small {
         if let (true, Some(after)) = (low < high, large.get(kind)) {
-            let name = format!("{kind}, p99: at {high} messages beside {low}");
-            let (figure, yardstick) = (milliseconds(after.p99_us), milliseconds(before.p99_us));
-            report.ratio(Ratio::new(&name, "ms", figure, yardstick, Aim::AtMost(2.0)));
+            let of = |found: &Percentiles| [("p50", found.p50_us), ("p99", found.p99_us)];
+            for ((percentile, after), (_, before)) in of(after).into_iter().zip(of(before)) {
+                let name = format!("{kind}, {percentile}: at {high} messages beside {low}");
+                let (figure, yardstick) = (milliseconds(after), milliseconds(before));
+                report.ratio(Ratio::new(&name, "ms", figure, yardstick, Aim::AtMost(2.0)));
+            }
         }
         for (plot, of) in [
             (
