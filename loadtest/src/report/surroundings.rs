@@ -1,5 +1,7 @@
 //! Where and how a report came to be: machine, versions, command, and what else ran meanwhile.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Unit};
@@ -65,7 +67,10 @@ impl Watch {
         };
         let rounded = self.began.round(Unit::Second).unwrap_or(self.began);
         Surroundings {
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: std::env::args()
+                .map(|word| shown(&word))
+                .collect::<Vec<_>>()
+                .join(" "),
             began: rounded.to_string(),
             seconds,
             processor: processor(),
@@ -74,6 +79,19 @@ impl Watch {
             server: server_version,
             others_busy: others(),
         }
+    }
+}
+
+/// A word of the command: paths without their folders, which say nothing elsewhere, and spaces within quotes.
+fn shown(word: &str) -> String {
+    let name = Path::new(word)
+        .file_name()
+        .filter(|_| word.starts_with('/'));
+    let word = name.map_or_else(|| word.into(), OsStr::to_string_lossy);
+    if word.contains(' ') {
+        format!("'{word}'")
+    } else {
+        word.into_owned()
     }
 }
 
@@ -142,6 +160,13 @@ mod tests {
     fn idle_and_waiting_are_not_busy() {
         let stat = "cpu  100 10 50 9000 700 5 5 30 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
         assert_eq!(busy(stat), Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_command_is_shown_without_the_folders_of_a_machine() {
+        assert_eq!(shown("/srv/bin/buho"), "buho");
+        assert_eq!(shown("--rate"), "--rate");
+        assert_eq!(shown("50/s: due p99<=5"), "'50/s: due p99<=5'");
     }
 
     #[test]
