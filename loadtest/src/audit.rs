@@ -124,8 +124,8 @@ pub(crate) struct Findings {
     pub(crate) misplaced: u64,
     /// Seen without an acknowledgement: sends whose outcome the caller does not know.
     pub(crate) unacknowledged: u64,
-    /// Due → event, of those due at or after the end of the warm-up.
-    pub(crate) delays: Vec<Duration>,
+    /// When it was due, and due → event, of those due at or after the end of the warm-up.
+    pub(crate) delays: Vec<(Duration, Duration)>,
 }
 
 /// Compares what was acknowledged with what arrived.
@@ -154,7 +154,8 @@ pub(crate) fn reconcile(
             findings.misplaced += 1;
         }
         if sent.due >= warm_up {
-            findings.delays.push(arrival.at.saturating_sub(sent.due));
+            let delay = arrival.at.saturating_sub(sent.due);
+            findings.delays.push((sent.due, delay));
         }
     }
     findings.unacknowledged = count(first.keys().filter(|id| !known.contains(**id)));
@@ -252,7 +253,7 @@ mod tests {
                 doubled: 1,
                 misplaced: 1,
                 unacknowledged: 1,
-                delays: vec![Duration::from_millis(7)],
+                delays: vec![(Duration::from_millis(20), Duration::from_millis(7))],
             }
         );
     }

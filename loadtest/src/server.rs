@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::LoadError;
 
@@ -28,6 +28,10 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// Resident memory in bytes.
     pub(crate) rss: u64,
+    /// Open file descriptors.
+    pub(crate) descriptors: u64,
+    /// Threads.
+    pub(crate) threads: u64,
 }
 
 /// Reads what a process has used.
@@ -37,10 +41,19 @@ pub(crate) fn usage(pid: u32) -> Result<Usage, LoadError> {
         std::fs::read_to_string(&path).map_err(LoadError::io(format!("reading {path}")))
     };
     let unreadable = || LoadError::Protocol(format!("/proc/{pid} is not as proc(5) says"));
+    let status = read("status")?;
     Ok(Usage {
         cpu: parse_cpu(&read("stat")?).ok_or_else(unreadable)?,
-        rss: parse_rss(&read("status")?).ok_or_else(unreadable)?,
+        rss: parse_status(&status, "VmRSS:").ok_or_else(unreadable)? * 1_024,
+        descriptors: descriptors(pid)?,
+        threads: parse_status(&status, "Threads:").ok_or_else(unreadable)?,
     })
+}
+
+fn descriptors(pid: u32) -> Result<u64, LoadError> {
+    let path = format!("/proc/{pid}/fd");
+    let entries = std::fs::read_dir(&path).map_err(LoadError::io(format!("reading {path}")))?;
+    Ok(entries.fold(0, |count, _| count + 1))
 }
 
 /// `utime` + `stime`. The name in field 2 may hold spaces and brackets, so counting starts behind its last bracket.
@@ -54,12 +67,10 @@ fn parse_cpu(stat: &str) -> Option<Duration> {
     ))
 }
 
-fn parse_rss(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1_024)
+/// The number behind a name in `/proc/PID/status`.
+fn parse_status(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim_end_matches("kB").trim().parse().ok()
 }
 
 /// Resident memory once it has stopped moving, at most some seconds later.
@@ -81,6 +92,21 @@ pub(crate) async fn settled_rss(pid: u32) -> Result<u64, LoadError> {
         }
     }
     Ok(last)
+}
+
+/// Waits until a process has used next to nothing for a second, or the time is up. Answers whether it is quiet.
+pub(crate) async fn quiet(pid: u32, at_most: Duration) -> Result<bool, LoadError> {
+    let until = Instant::now() + at_most;
+    let mut last = usage(pid)?.cpu;
+    while Instant::now() < until {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = usage(pid)?.cpu;
+        if now.saturating_sub(last) <= Duration::from_millis(30) {
+            return Ok(true);
+        }
+        last = now;
+    }
+    Ok(false)
 }
 
 /// A server that this program started, and ends.
@@ -179,15 +205,17 @@ mod tests {
     }
 
     #[test]
-    fn rss_is_in_bytes() {
+    fn numbers_are_found_with_and_without_a_unit() {
         let status = "Name:\tbuho\nVmHWM:\t  9000 kB\nVmRSS:\t    5124 kB\nThreads:\t3\n";
-        assert_eq!(parse_rss(status), Some(5_124 * 1_024));
-        assert_eq!(parse_rss("Name:\tbuho\n"), None);
+        assert_eq!(parse_status(status, "VmRSS:"), Some(5_124));
+        assert_eq!(parse_status(status, "Threads:"), Some(3));
+        assert_eq!(parse_status("Name:\tbuho\n", "VmRSS:"), None);
     }
 
     #[test]
     fn our_own_process_has_a_usage() {
-        assert!(usage(std::process::id()).unwrap().rss > 100_000);
+        let usage = usage(std::process::id()).unwrap();
+        assert!(usage.rss > 100_000 && usage.threads > 0 && usage.descriptors > 2);
     }
 
     #[test]

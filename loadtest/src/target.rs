@@ -2,9 +2,10 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::Endpoint;
 use crate::client::calls::Api;
 use crate::error::LoadError;
-use crate::server::{ChildServer, Usage, usage};
+use crate::server::ChildServer;
 
 /// How to reach the gateway.
 #[derive(Debug, Clone, Args)]
@@ -34,12 +35,125 @@ pub(crate) struct TargetOptions {
     /// Data folder for --start; without it a new one that is removed at the end.
     #[arg(long, requires = "start", value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Configuration file for --start.
+    #[arg(long, requires = "start", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The store for --start.
+    #[arg(long, requires = "start", value_enum)]
+    store: Option<StoreKind>,
+    /// Nodes of the database, for --store cql.
+    #[arg(long, requires = "store", value_name = "HOST:PORT,…")]
+    contact_points: Option<String>,
+    /// Keyspace in the database, for --store cql. Without it, one of the gateway's choice.
+    #[arg(long, requires = "store")]
+    keyspace: Option<String>,
+    /// An option of the gateway for --start, such as streams.ring_bytes_max=1048576.
+    #[arg(long, requires = "start", value_name = "SECTION.OPTION=VALUE")]
+    set: Vec<Setting>,
     /// Process id of a running gateway, so that its CPU and memory are reported.
     #[arg(long, conflicts_with = "start", value_name = "PID")]
     pid: Option<u32>,
     /// The device to send from; without it the first one.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+}
+
+/// What keeps the data of a gateway that is started here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StoreKind {
+    /// A folder.
+    Embedded,
+    /// A database that speaks CQL.
+    Cql,
+}
+
+/// An option of the gateway, handed over in its environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setting {
+    variable: String,
+    value: String,
+}
+
+impl Setting {
+    /// `section.option` becomes `BUHO_SECTION__OPTION`.
+    fn new(path: &str, value: &str) -> Self {
+        Self {
+            variable: format!("BUHO_{}", path.to_uppercase().replace('.', "__")),
+            value: value.to_owned(),
+        }
+    }
+}
+
+impl FromStr for Setting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (path, value) = text
+            .split_once('=')
+            .filter(|(path, _)| path.contains('.'))
+            .ok_or("a setting is SECTION.OPTION=VALUE")?;
+        Ok(Self::new(path, value))
+    }
+}
+
+/// How a gateway is started, so that it can be started again.
+#[derive(Debug, Clone)]
+struct Starting {
+    binary: PathBuf,
+    data: PathBuf,
+    config: Option<PathBuf>,
+    settings: Vec<Setting>,
+}
+
+impl Starting {
+    fn of(options: &TargetOptions, binary: &Path, data: &Path) -> Self {
+        let mut settings = options.set.clone();
+        match options.store {
+            Some(StoreKind::Embedded) => settings.push(Setting::new("store.kind", "embedded")),
+            Some(StoreKind::Cql) => settings.push(Setting::new("store.kind", "cql")),
+            None => {}
+        }
+        let cql = [
+            ("contact_points", &options.contact_points),
+            ("keyspace", &options.keyspace),
+        ];
+        for (name, value) in cql {
+            let value = value.as_deref();
+            settings.extend(value.map(|value| Setting::new(&format!("store.cql.{name}"), value)));
+        }
+        let cluster = Setting::new("store.cql.cluster", &own_cluster());
+        let is_named = settings.iter().any(|it| it.variable == cluster.variable);
+        // A new folder shall mean new data in a database too.
+        if options.store == Some(StoreKind::Cql) && options.data.is_none() && !is_named {
+            settings.push(cluster);
+        }
+        Self {
+            binary: binary.to_owned(),
+            data: data.to_owned(),
+            config: options.config.clone(),
+            settings,
+        }
+    }
+
+    async fn run(&self, command: &str) -> Result<ChildServer, LoadError> {
+        let mut process = Command::new(&self.binary);
+        process
+            .args([command, "--listen", "127.0.0.1:0", "--data"])
+            .arg(&self.data);
+        if let Some(config) = &self.config {
+            process.arg("--config").arg(config);
+        }
+        for setting in &self.settings {
+            process.env(&setting.variable, &setting.value);
+        }
+        ChildServer::start(process).await
+    }
+}
+
+/// A name that no other run has.
+fn own_cluster() -> String {
+    let now = jiff::Timestamp::now().as_millisecond();
+    format!("load_{}_{now}", std::process::id())
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,6 +168,17 @@ struct DemoDevice {
     id: String,
 }
 
+/// How a restart went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Restart {
+    /// When the process was started.
+    pub(crate) began: Instant,
+    /// From the request to end to the end.
+    pub(crate) stopped: Duration,
+    /// From the start to the line that says where it listens.
+    pub(crate) ready: Duration,
+}
+
 /// A gateway that is ready for a scenario.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -64,6 +189,7 @@ pub(crate) struct Gateway {
     /// Its process, if known.
     pub(crate) pid: Option<u32>,
     child: Option<ChildServer>,
+    starting: Option<Starting>,
     /// Kept until the gateway has ended.
     folder: Option<TempDir>,
 }
@@ -72,7 +198,7 @@ impl Gateway {
     /// Connects to the gateway, or starts one.
     pub(crate) async fn reach(options: &TargetOptions) -> Result<Self, LoadError> {
         let mut gateway = if let Some(binary) = &options.start {
-            Self::start(binary, options.data.as_deref()).await?
+            Self::start(options, binary).await?
         } else if let Some(path) = &options.demo_file {
             let demo = read_demo(path)?;
             Self::running(address(&demo.url)?, demo)
@@ -93,33 +219,69 @@ impl Gateway {
         Ok(gateway)
     }
 
-    async fn start(binary: &Path, data: Option<&Path>) -> Result<Self, LoadError> {
-        let folder = match data {
+    async fn start(options: &TargetOptions, binary: &Path) -> Result<Self, LoadError> {
+        let folder = match options.data {
             Some(_) => None,
             None => Some(TempDir::new().map_err(LoadError::io("making a data folder"))?),
         };
+        let data = options.data.as_deref();
         let data = data
             .or(folder.as_ref().map(TempDir::path))
             .unwrap_or_else(|| Path::new("data"));
-        let mut command = Command::new(binary);
-        command
-            .args(["demo", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data);
-        let child = ChildServer::start(command).await?;
+        let starting = Starting::of(options, binary, data);
+        let child = starting.run("demo").await?;
+        let address = child.address;
         let demo = wait_for_demo(&data.join("demo.json")).await?;
         Ok(Self {
             pid: Some(child.pid),
+            child: Some(child),
+            starting: Some(starting),
+            folder,
             // The port of this run; the file may remember another.
-            ..Self::running(child.address, demo).with(child, folder)
+            ..Self::running(address, demo)
         })
     }
 
-    fn with(self, child: ChildServer, folder: Option<TempDir>) -> Self {
-        Self {
-            child: Some(child),
-            folder,
-            ..self
-        }
+    /// Ends a gateway that was started here and starts it again on the same data; answers how long each took.
+    pub(crate) async fn restart(&mut self) -> Result<Restart, LoadError> {
+        let own = || LoadError::Target("only a gateway of --start can be restarted".to_owned());
+        let child = self.child.take().ok_or_else(own)?;
+        let starting = self.starting.as_ref().ok_or_else(own)?;
+        let began = Instant::now();
+        child.stop().await?;
+        let stopped = began.elapsed();
+        let began = Instant::now();
+        let child = starting.run("serve").await?;
+        let ready = began.elapsed();
+        self.pid = Some(child.pid);
+        self.endpoint.address = child.address;
+        self.child = Some(child);
+        Ok(Restart {
+            began,
+            stopped,
+            ready,
+        })
+    }
+
+    /// The folder of a gateway that was started here.
+    pub(crate) fn data(&self) -> Option<&Path> {
+        self.starting
+            .as_ref()
+            .map(|starting| starting.data.as_path())
+    }
+
+    /// What the gateway's binary calls itself, where it was started here.
+    pub(crate) async fn version(&self) -> String {
+        let Some(starting) = &self.starting else {
+            return format!("a running server at {}", self.endpoint.address);
+        };
+        let asked = Command::new(&starting.binary).arg("--version").output();
+        let answer = asked.await.map(|output| output.stdout).unwrap_or_default();
+        let version = String::from_utf8_lossy(&answer).trim().to_owned();
+        let settings = starting.settings.iter();
+        settings.fold(version, |text, setting| {
+            format!("{text} {}={}", setting.variable, setting.value)
+        })
     }
 
     fn running(address: SocketAddr, demo: Demo) -> Self {
@@ -135,6 +297,7 @@ impl Gateway {
                 .map_or_else(String::new, |device| device.id),
             pid: None,
             child: None,
+            starting: None,
             folder: None,
         }
     }
@@ -155,13 +318,9 @@ impl Gateway {
             device,
             pid: None,
             child: None,
+            starting: None,
             folder: None,
         })
-    }
-
-    /// What the gateway's process has used, if it is known.
-    pub(crate) fn usage(&self) -> Result<Option<Usage>, LoadError> {
-        self.pid.map(usage).transpose()
     }
 
     /// Ends the gateway if it was started here.
@@ -227,6 +386,14 @@ mod tests {
         assert!(address("https://127.0.0.1:8080").is_err());
         assert!(address("http://192.0.2.1:8080").is_err());
         assert!(address("http://127.0.0.1").is_err());
+    }
+
+    #[test]
+    fn a_setting_becomes_a_variable() {
+        let setting: Setting = "store.cql.contact_points=127.0.0.1:9042".parse().unwrap();
+        assert_eq!(setting.variable, "BUHO_STORE__CQL__CONTACT_POINTS");
+        assert_eq!(setting.value, "127.0.0.1:9042");
+        assert!("store=cql".parse::<Setting>().is_err());
     }
 
     #[test]

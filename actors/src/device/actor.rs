@@ -6,6 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde::Serialize;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::changes::Changes;
 use super::handle::{DeviceHandle, DeviceShared};
 use super::message::{DeviceMsg, DevicePatch, HandedOver};
 use super::outbox::Outbox;
@@ -16,16 +17,14 @@ use crate::CommandError;
 use crate::chat::to_json;
 use crate::door::{Reply, report};
 use crate::model::{
-    DeviceRecord, DeviceState, EntryDraft, EventId, EventType, Jid, Qr, Session as SessionView,
+    DeviceRecord, DeviceState, EntryDraft, EventType, Jid, Qr, Session as SessionView,
     SessionChange, Timestamp,
 };
 use crate::ports::connector::{Deps, DeviceLink, Session, Start, Stop, Typing};
-use crate::ports::{Done, Job, Outcome, StoreError, StoreHealth, Write};
+use crate::ports::{Done, Job, Outcome, StoreError, StoreHealth};
 
 pub(super) struct DeviceActor;
 
-/// Saves that wait behind the one under way; a session that changes faster than the store writes keeps the newest.
-const CHANGES_MAX: usize = 64;
 /// Stops and starts that wait behind the one under way.
 const STEPS_MAX: usize = 8;
 const SAVE_AGAIN: Duration = Duration::from_millis(100);
@@ -38,11 +37,7 @@ pub(super) struct Working {
     session: Arc<dyn Session>,
     /// What is believed; what is durable is shown in `shared`.
     record: DeviceRecord,
-    last_change: Option<EventId>,
-    changes: VecDeque<(Option<SessionChange>, EntryDraft)>,
-    /// How many of them, from the front, the save under way holds.
-    in_save: usize,
-    saving: bool,
+    changes: Changes,
     /// Answered when everything that is believed is durable.
     waiting: Vec<Reply<Arc<DeviceRecord>>>,
     outbox: Outbox,
@@ -96,10 +91,7 @@ impl Actor for DeviceActor {
             myself,
             session,
             record,
-            last_change: None,
-            changes: VecDeque::new(),
-            in_save: 0,
-            saving: false,
+            changes: Changes::default(),
             waiting: Vec::new(),
             outbox,
             batch_max,
@@ -136,7 +128,7 @@ impl Actor for DeviceActor {
             DeviceMsg::QrShown(qr) => device.qr_shown(qr),
             DeviceMsg::Saved(outcome) => device.saved(outcome),
             DeviceMsg::SaveAgain => {
-                device.saving = false;
+                device.changes.again();
                 device.save();
             }
             DeviceMsg::Steered { failed } => {
@@ -222,7 +214,7 @@ impl Working {
     }
 
     fn answer_when_saved(&mut self, reply: Reply<Arc<DeviceRecord>>) {
-        if self.changes.is_empty() && !self.saving && *self.shared.record() == self.record {
+        if self.changes.is_durable() && *self.shared.record() == self.record {
             return reply.send(Ok(self.shared.record()));
         }
         self.waiting.push(reply);
@@ -288,11 +280,9 @@ impl Working {
     }
 
     fn tell_later(&mut self, change: Option<SessionChange>, entry: EntryDraft) {
-        if CHANGES_MAX <= self.changes.len().saturating_sub(self.in_save) {
-            self.changes.remove(self.in_save);
+        if self.changes.push(change, entry).is_some() {
             tracing::warn!(device = %self.shared.id(), "session changes faster than it can be saved");
         }
-        self.changes.push_back((change, entry));
     }
 
     fn carry_out(&mut self, effect: Effect, booting: bool) {
@@ -388,21 +378,13 @@ impl Working {
     /// One save at a time; what changes meanwhile goes with the next. A save that is refused is tried again until it
     /// is through: what happened stays true, and whoever waits for it longer than the door allows hears `OutcomeUnknown`.
     fn save(&mut self) {
-        if self.saving || self.removing {
+        if self.removing {
             return;
         }
+        let Some((writes, entries)) = self.changes.save(&self.record) else {
+            return;
+        };
         let record = Arc::new(self.record.clone());
-        let (changes, entries): (Vec<_>, Vec<_>) = self.changes.iter().cloned().unzip();
-        let mut writes = vec![Write::Device(Box::new((*record).clone()))];
-        for change in changes.into_iter().flatten() {
-            let id = EventId::after(self.last_change, change.at);
-            self.last_change = Some(id);
-            writes.push(Write::SessionChange {
-                device: self.record.id,
-                id,
-                change,
-            });
-        }
         let (shared, myself) = (Arc::clone(&self.shared), self.myself.clone());
         let done: Done = Box::new(move |outcome| {
             if matches!(outcome, Outcome::Committed { .. }) {
@@ -410,8 +392,6 @@ impl Working {
             }
             let _heard = report(&myself, DeviceMsg::Saved(outcome));
         });
-        self.saving = true;
-        self.in_save = self.changes.len();
         let job = Job {
             writes,
             entries,
@@ -422,6 +402,7 @@ impl Working {
     }
 
     fn save_again_soon(&mut self) {
+        self.changes.failed();
         let myself = self.myself.clone();
         self.tasks.spawn(async move {
             tokio::time::sleep(SAVE_AGAIN).await;
@@ -433,10 +414,8 @@ impl Working {
         let shown = self.shared.record();
         match outcome {
             Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
-                self.saving = false;
-                self.changes.drain(..self.in_save.min(self.changes.len()));
-                self.in_save = 0;
-                if *shown == self.record && self.changes.is_empty() {
+                self.changes.saved();
+                if *shown == self.record && self.changes.is_durable() {
                     for reply in self.waiting.drain(..) {
                         reply.send(Ok(Arc::clone(&shown)));
                     }
@@ -444,13 +423,9 @@ impl Working {
                     self.save();
                 }
             }
-            Outcome::Failed(StoreError::Refused(_)) => {
-                self.in_save = 0;
-                self.save_again_soon();
-            }
+            Outcome::Failed(StoreError::Refused(_)) => self.save_again_soon(),
             Outcome::Failed(error) => {
                 tracing::error!(device = %self.shared.id(), %error, "state of the device could not be saved");
-                self.in_save = 0;
                 for reply in self.waiting.drain(..) {
                     reply.send(Err(CommandError::OutcomeUnknown));
                 }

@@ -7,6 +7,7 @@
 //! - **Stops** when it is removed, or with its tenant.
 
 mod actor;
+mod changes;
 mod handle;
 mod message;
 mod outbox;

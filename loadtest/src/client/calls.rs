@@ -1,7 +1,9 @@
 //! The few calls with which scenarios prepare a gateway. One connection a call: these are not measured.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -9,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Endpoint;
 use super::http::{Answer, Connection, request};
+use super::sends::{path, read_sent};
 use crate::error::{LoadError, Problem};
 
 /// How long a call may take.
@@ -24,6 +27,43 @@ pub(crate) struct Device {
     /// Its state, where the answer tells it.
     #[serde(default)]
     pub(crate) state: String,
+}
+
+/// A page of the log.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EventPage {
+    /// The entries.
+    pub(crate) items: Vec<Place>,
+    /// Where to go on.
+    pub(crate) next_cursor: String,
+}
+
+/// An entry of the log, as far as a reader needs it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Place {
+    /// Its place.
+    pub(crate) seq: u64,
+}
+
+/// A page of messages.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MessagePage {
+    /// The messages.
+    pub(crate) items: Vec<MessageId>,
+    /// Where to go on, if there is more.
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// A message, as far as a reader needs it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MessageId {
+    /// Its id.
+    pub(crate) id: String,
+}
+
+/// An acknowledgement that does not say where its event is.
+pub(crate) fn no_cursor() -> LoadError {
+    LoadError::Protocol("an acknowledgement without a readable event_cursor".to_owned())
 }
 
 /// The gateway's REST API.
@@ -95,6 +135,43 @@ impl Api {
             }
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// How many devices are connected.
+    pub(crate) async fn connected(&self) -> Result<u64, LoadError> {
+        #[derive(Deserialize)]
+        struct Sessions {
+            counts: HashMap<String, u64>,
+        }
+        let found: Sessions = self.read("GET", "/v1/sessions?limit=1", None).await?;
+        Ok(found.counts.get("connected").copied().unwrap_or_default())
+    }
+
+    /// Sends one message; answers the place of its event.
+    pub(crate) async fn send(&self, device: &str, body: &Value) -> Result<u64, LoadError> {
+        let answer = self.call("POST", &path(device), Some(body)).await?;
+        read_sent(&answer)?.seq().ok_or_else(no_cursor)
+    }
+
+    /// Where the log stands.
+    pub(crate) async fn head(&self) -> Result<String, LoadError> {
+        Ok(self.events("now").await?.next_cursor)
+    }
+
+    /// A page of the places of `message.created` after a cursor.
+    pub(crate) async fn events(&self, after: &str) -> Result<EventPage, LoadError> {
+        let path = format!("/v1/events?after={after}&types=message.created&limit=1000");
+        self.read("GET", &path, None).await
+    }
+
+    /// A page of messages: the history of a chat, or of a device.
+    pub(crate) async fn messages(&self, path: &str) -> Result<MessagePage, LoadError> {
+        self.read("GET", path, None).await
+    }
+
+    /// The bytes of any page.
+    pub(crate) async fn page(&self, path: &str) -> Result<Bytes, LoadError> {
+        self.call("GET", path, None).await.map(|answer| answer.body)
     }
 
     /// Removes a device.

@@ -45,6 +45,9 @@ pub(crate) struct Limits {
 pub(crate) struct Entry<'a> {
     /// Its place.
     pub(crate) seq: u64,
+    /// The log's epoch; bare yardstick servers give none.
+    #[serde(default)]
+    pub(crate) epoch: u64,
     /// Its type, such as `message.created`; bare yardstick servers give none.
     #[serde(borrow, default, rename = "type")]
     pub(crate) kind: Cow<'a, str>,
@@ -106,6 +109,16 @@ pub(crate) fn cursor_seq(cursor: &str) -> Option<u64> {
     let (epoch, seq) = cursor.split_once('-')?;
     epoch.parse::<u64>().ok()?;
     seq.parse().ok()
+}
+
+/// Reads a message in MessagePack, which is one map or an array of maps too.
+pub(crate) fn parse_packed(bytes: &[u8]) -> Result<Vec<Frame<'_>>, rmp_serde::decode::Error> {
+    // The first byte of an array in MessagePack: short, 16 bits, 32 bits.
+    if matches!(bytes.first(), Some(0x90..=0x9f | 0xdc | 0xdd)) {
+        rmp_serde::from_slice(bytes)
+    } else {
+        rmp_serde::from_slice(bytes).map(|frame| vec![frame])
+    }
 }
 
 /// Reads a WebSocket message, which is one map or an array of maps.

@@ -99,6 +99,12 @@ impl Connection {
         })
     }
 
+    /// Lets go of an exchange that was given up half-way; the next one opens a new connection.
+    pub(crate) fn abandon(&mut self) {
+        self.stream = None;
+        self.buffer.clear();
+    }
+
     async fn open(&mut self) -> Result<TcpStream, LoadError> {
         self.buffer.clear();
         let doing = || LoadError::io("connecting");

@@ -6,6 +6,8 @@
 pub(crate) mod calls;
 pub(crate) mod frame;
 pub(crate) mod http;
+pub(crate) mod payload;
+pub(crate) mod peer;
 pub(crate) mod response;
 pub(crate) mod sends;
 pub(crate) mod ws;

@@ -110,6 +110,8 @@ pub(crate) struct BatchOutcome {
     pub(crate) accepted: u64,
     /// The places of their events.
     pub(crate) seqs: Vec<u64>,
+    /// The id of the first of them.
+    pub(crate) first: Option<String>,
     /// Items that were refused.
     pub(crate) errors: ErrorCounts,
 }
@@ -133,6 +135,7 @@ pub(crate) fn read_batch(answer: &Answer) -> Result<BatchOutcome, LoadError> {
         match (item.ok, item.error) {
             (Some(sent), _) => {
                 outcome.accepted += 1;
+                outcome.first.get_or_insert_with(|| sent.id.to_string());
                 outcome.seqs.extend(sent.seq());
             }
             (None, Some(problem)) => outcome.errors.count(format!("item {}", problem.code)),

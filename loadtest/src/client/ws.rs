@@ -11,21 +11,39 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::Endpoint;
-use super::frame::{Frame, parse_frames};
 use super::http::Answer;
+use super::payload::{Codec, Payload};
+use super::peer::{
+    CHANNEL, NATS_CONNECT, NATS_PING, NATS_SUBSCRIBE, NatsBuffer, is_centrifuge_ping,
+};
 use crate::error::LoadError;
 
 /// Which server is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// The gateway's protocol `buho.v1.json` at `/v1/ws`.
-    Gateway,
+    /// The gateway's protocol `buho.v1` at `/v1/ws`.
+    Gateway(Codec),
     /// The bare yardstick at `/ws`: no hello, subscribed with the upgrade.
     Bare,
+    /// A NATS server's WebSocket listener.
+    Nats,
+    /// A server on the centrifuge library.
+    Centrifuge,
+}
+
+impl Dialect {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Gateway(_) => "/v1/ws",
+            Self::Bare => "/ws",
+            Self::Nats => "/",
+            Self::Centrifuge => "/connection/websocket",
+        }
+    }
 }
 
 /// The id of our `subscribe` frame.
@@ -43,6 +61,8 @@ const READ_BYTES: usize = 4 * 1024;
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: WebSocketStream<TcpStream>,
+    dialect: Dialect,
+    nats: NatsBuffer,
     heartbeat: Interval,
     /// Requests that may be unanswered at a time.
     pub(crate) in_flight: u64,
@@ -66,21 +86,24 @@ impl Socket {
             .map_err(refused_upgrade)?;
         let mut socket = Self {
             stream,
+            dialect,
+            nats: NatsBuffer::default(),
             heartbeat: heartbeat(HEARTBEAT_MS),
             in_flight: IN_FLIGHT,
         };
         match dialect {
-            Dialect::Gateway => socket.take_hello().await?,
-            Dialect::Bare => {}
+            Dialect::Gateway(_) => socket.take_hello().await?,
+            Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => {}
         }
         Ok(socket)
     }
 
     async fn take_hello(&mut self) -> Result<(), LoadError> {
-        let text = self.step("hello").await?;
-        let frames = read(&text)?;
+        let message = self.step("hello").await?;
+        let frames = message.frames()?;
         let Some(hello) = frames.iter().find(|frame| frame.op == "hello") else {
-            return Err(LoadError::Protocol(format!("no hello but {text}")));
+            let start = message.start();
+            return Err(LoadError::Protocol(format!("no hello but {start}")));
         };
         self.heartbeat = heartbeat(hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS));
         let limit = hello.limits.and_then(|limits| limits.in_flight);
@@ -88,48 +111,113 @@ impl Socket {
         Ok(())
     }
 
-    /// Subscribes to what happens from now on, and waits until that holds.
-    pub(crate) async fn subscribe(&mut self, filter: &Value) -> Result<(), LoadError> {
-        let id = SUBSCRIBE;
-        let frame = json!({"op": "subscribe", "id": id, "filter": filter, "after": "now"});
-        self.feed(frame.to_string()).await?;
+    /// Subscribes to what happens after a place, and waits until that holds. The message that says so may hold
+    /// events too.
+    pub(crate) async fn subscribe(
+        &mut self,
+        filter: &Value,
+        after: &str,
+    ) -> Result<Option<Payload>, LoadError> {
+        match self.dialect {
+            Dialect::Bare => return Ok(None),
+            Dialect::Nats => return self.subscribe_nats().await,
+            Dialect::Centrifuge => {
+                // Both commands in one message: one line each.
+                let connect = json!({"id": 1, "connect": {}});
+                let subscribe = json!({"id": 2, "subscribe": {"channel": CHANNEL}});
+                let lines = Message::text(format!("{connect}\n{subscribe}"));
+                self.stream.feed(lines).await.map_err(failed("writing"))?;
+            }
+            Dialect::Gateway(_) => {
+                let frame =
+                    json!({"op": "subscribe", "id": SUBSCRIBE, "filter": filter, "after": after});
+                self.feed(&frame).await?;
+            }
+        }
         self.flush().await?;
-        while !subscribed(&self.step("ready").await?)? {}
-        Ok(())
+        loop {
+            let message = self.step("ready").await?;
+            if subscribed(&message)? {
+                return Ok(Some(message));
+            }
+        }
     }
 
-    /// The next text, sending heartbeats while waiting.
-    pub(crate) async fn text(&mut self) -> Result<Utf8Bytes, LoadError> {
+    async fn subscribe_nats(&mut self) -> Result<Option<Payload>, LoadError> {
+        self.write_nats([NATS_CONNECT, NATS_SUBSCRIBE, NATS_PING].concat().into())
+            .await?;
+        self.pong().await.map(Some)
+    }
+
+    /// Greets a NATS server without subscribing.
+    pub(crate) async fn connect_nats(&mut self) -> Result<(), LoadError> {
+        self.write_nats([NATS_CONNECT, NATS_PING].concat().into())
+            .await?;
+        self.pong().await.map(drop)
+    }
+
+    /// Publishes operations to a NATS server, and waits until it has taken them.
+    pub(crate) async fn publish_nats(&mut self, mut operations: Vec<u8>) -> Result<(), LoadError> {
+        operations.extend(NATS_PING.bytes());
+        self.write_nats(operations).await?;
+        self.pong().await.map(drop)
+    }
+
+    async fn write_nats(&mut self, operations: Vec<u8>) -> Result<(), LoadError> {
+        self.stream
+            .send(Message::binary(operations))
+            .await
+            .map_err(failed("writing"))
+    }
+
+    /// The operations up to the answer to our ping.
+    async fn pong(&mut self) -> Result<Payload, LoadError> {
+        loop {
+            let message = self.step("PONG").await?;
+            let Payload::Nats(bytes) = &message else {
+                continue;
+            };
+            if bytes.windows(6).any(|word| word == b"PONG\r\n") {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next message, sending heartbeats while waiting.
+    pub(crate) async fn message(&mut self) -> Result<Payload, LoadError> {
         loop {
             let message = tokio::select! {
                 biased;
                 message = self.stream.next() => message,
                 _ = self.heartbeat.tick() => {
-                    self.feed(json!({"op": "heartbeat"}).to_string()).await?;
-                    self.flush().await?;
+                    self.beat().await?;
                     continue;
                 }
             };
-            if let Some(text) = taken(message)? {
-                return Ok(text);
+            if let Some(payload) = self.taken(message).await? {
+                return Ok(payload);
             }
         }
     }
 
-    /// The next text if it is already here.
-    pub(crate) fn text_now(&mut self) -> Result<Option<Utf8Bytes>, LoadError> {
+    /// The next message if it is already here.
+    pub(crate) async fn message_now(&mut self) -> Result<Option<Payload>, LoadError> {
         while let Some(message) = self.stream.next().now_or_never() {
-            if let Some(text) = taken(message)? {
-                return Ok(Some(text));
+            if let Some(payload) = self.taken(message).await? {
+                return Ok(Some(payload));
             }
         }
         Ok(None)
     }
 
-    /// Puts a text into the write buffer.
-    pub(crate) async fn feed(&mut self, text: String) -> Result<(), LoadError> {
+    /// Puts a frame into the write buffer.
+    pub(crate) async fn feed(&mut self, frame: &Value) -> Result<(), LoadError> {
+        let codec = match self.dialect {
+            Dialect::Gateway(codec) => codec,
+            Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => Codec::Json,
+        };
         self.stream
-            .feed(Message::text(text))
+            .feed(codec.encode(frame)?)
             .await
             .map_err(failed("writing"))
     }
@@ -139,25 +227,65 @@ impl Socket {
         self.stream.flush().await.map_err(failed("writing"))
     }
 
-    async fn step(&mut self, what: &str) -> Result<Utf8Bytes, LoadError> {
-        timeout(STEP, self.text())
+    async fn beat(&mut self) -> Result<(), LoadError> {
+        match self.dialect {
+            Dialect::Gateway(_) => {
+                self.feed(&json!({"op": "heartbeat"})).await?;
+                self.flush().await
+            }
+            // The others ping, and are answered.
+            Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => Ok(()),
+        }
+    }
+
+    /// What a WebSocket message says, if anything; pings of peers are answered.
+    async fn taken(
+        &mut self,
+        message: Option<Result<Message, tungstenite::Error>>,
+    ) -> Result<Option<Payload>, LoadError> {
+        let Some(message) = data(message)? else {
+            return Ok(None);
+        };
+        match (self.dialect, message) {
+            (Dialect::Gateway(Codec::Json) | Dialect::Bare, Message::Text(text)) => {
+                Ok(Some(Payload::Text(text)))
+            }
+            (Dialect::Gateway(Codec::Msgpack), Message::Binary(bytes)) => {
+                Ok(Some(Payload::Packed(bytes)))
+            }
+            (Dialect::Centrifuge, Message::Text(text)) if is_centrifuge_ping(&text) => {
+                self.answer(Message::text("{}")).await?;
+                Ok(None)
+            }
+            (Dialect::Centrifuge, Message::Text(text)) => Ok(Some(Payload::Centrifuge(text))),
+            (Dialect::Nats, Message::Binary(bytes)) => {
+                let (whole, said) = self.nats.take(&bytes)?;
+                if said.ping {
+                    self.answer(Message::binary(b"PONG\r\n".as_slice())).await?;
+                }
+                Ok((!whole.is_empty()).then_some(Payload::Nats(whole)))
+            }
+            (_, _) => Err(LoadError::Protocol(
+                "a message of the wrong encoding".to_owned(),
+            )),
+        }
+    }
+
+    async fn answer(&mut self, message: Message) -> Result<(), LoadError> {
+        self.stream.send(message).await.map_err(failed("writing"))
+    }
+
+    async fn step(&mut self, what: &str) -> Result<Payload, LoadError> {
+        timeout(STEP, self.message())
             .await
             .map_err(|_| LoadError::Protocol(format!("no {what} frame within {STEP:?}")))?
     }
 }
 
-/// Reads the frames of a text.
-pub(crate) fn read(text: &str) -> Result<Vec<Frame<'_>>, LoadError> {
-    parse_frames(text).map_err(|source| LoadError::Body {
-        call: format!("frame {}", text.chars().take(120).collect::<String>()),
-        source,
-    })
-}
-
 /// Whether a message holds the answer to `subscribe`.
-fn subscribed(text: &str) -> Result<bool, LoadError> {
+fn subscribed(message: &Payload) -> Result<bool, LoadError> {
     let mut found = false;
-    for frame in read(text)? {
+    for frame in message.frames()? {
         let ours = frame.id == Some(SUBSCRIBE);
         if let Some(problem) = frame.error.filter(|_| ours || frame.id.is_none()) {
             let detail = problem.detail.unwrap_or_default();
@@ -180,15 +308,11 @@ fn heartbeat(every_ms: u64) -> Interval {
 }
 
 fn upgrade_request(endpoint: &Endpoint, dialect: Dialect) -> Result<Request, LoadError> {
-    let path = match dialect {
-        Dialect::Gateway => "/v1/ws",
-        Dialect::Bare => "/ws",
-    };
-    let mut request = format!("ws://{}{path}", endpoint.address)
+    let mut request = format!("ws://{}{}", endpoint.address, dialect.path())
         .into_client_request()
         .map_err(failed("building the upgrade"))?;
-    if dialect == Dialect::Gateway {
-        let protocol = HeaderValue::from_static("buho.v1.json");
+    if let Dialect::Gateway(codec) = dialect {
+        let protocol = HeaderValue::from_static(codec.protocol());
         request
             .headers_mut()
             .insert(SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -220,19 +344,17 @@ fn failed(doing: &'static str) -> impl FnOnce(tungstenite::Error) -> LoadError {
     }
 }
 
-fn taken(
+/// The text or the bytes of a message; `None` for what the WebSocket itself takes care of.
+fn data(
     message: Option<Result<Message, tungstenite::Error>>,
-) -> Result<Option<Utf8Bytes>, LoadError> {
+) -> Result<Option<Message>, LoadError> {
     let cut = || LoadError::Closed {
         code: 1006,
         reason: "cut without a close frame".to_owned(),
     };
     match message.ok_or_else(cut)?.map_err(failed("reading"))? {
-        Message::Text(text) => Ok(Some(text)),
+        data @ (Message::Text(_) | Message::Binary(_)) => Ok(Some(data)),
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(None),
-        Message::Binary(_) => Err(LoadError::Protocol(
-            "a binary message on a JSON socket".to_owned(),
-        )),
         Message::Close(frame) => Err(LoadError::Closed {
             code: frame.as_ref().map_or(1005, |frame| frame.code.into()),
             reason: frame.map_or_else(String::new, |frame| frame.reason.as_str().to_owned()),
@@ -244,19 +366,26 @@ fn taken(
 mod tests {
     use super::*;
 
+    fn text(text: &str) -> Payload {
+        Payload::Text(text.into())
+    }
+
     #[test]
     fn only_our_ready_means_subscribed() {
-        let ready =
-            |id: u64| format!(r#"[{{"op":"notice","code":"x"}},{{"op":"ready","id":{id}}}]"#);
+        let ready = |id: u64| {
+            text(&format!(
+                r#"[{{"op":"notice","code":"x"}},{{"op":"ready","id":{id}}}]"#
+            ))
+        };
         assert!(subscribed(&ready(1)).unwrap());
         assert!(!subscribed(&ready(2)).unwrap());
-        assert!(!subscribed(r#"{"op":"reply","id":1,"ok":{}}"#).unwrap());
+        assert!(!subscribed(&text(r#"{"op":"reply","id":1,"ok":{}}"#)).unwrap());
     }
 
     #[test]
     fn a_refused_subscription_names_its_code() {
         let refused = r#"{"op":"reply","id":1,"error":{"code":"scope_missing","title":"x"}}"#;
-        let error = subscribed(refused).unwrap_err();
+        let error = subscribed(&text(refused)).unwrap_err();
         assert!(error.tally_name().contains("scope_missing"));
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Endpoint;
+use crate::client::calls::no_cursor;
 use crate::client::http::{Answer, Connection};
 use crate::client::sends::{read_batch, read_sent};
 use crate::error::LoadError;
@@ -86,8 +87,10 @@ pub(crate) struct Plan {
 /// What one connection, or all of them, did within the window.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Messages that were acknowledged.
+    /// Messages that were acknowledged within the window.
     pub(crate) accepted: u64,
+    /// Places of all messages that were acknowledged. Bounded by what a run can send.
+    pub(crate) seqs: Vec<u64>,
     /// Request → answer.
     pub(crate) latencies: Latencies,
     /// What was refused or failed, also outside of the window.
@@ -99,6 +102,7 @@ impl Tally {
     pub(crate) fn new() -> Self {
         Self {
             accepted: 0,
+            seqs: Vec::new(),
             latencies: Latencies::new(),
             errors: ErrorCounts::default(),
         }
@@ -106,6 +110,7 @@ impl Tally {
 
     fn merge(&mut self, other: Self) {
         self.accepted += other.accepted;
+        self.seqs.extend(other.seqs);
         self.latencies.merge(&other.latencies);
         self.errors.merge(other.errors);
     }
@@ -142,7 +147,11 @@ impl Outcome {
             );
         }
         if let Some(rss) = self.rss {
-            report.figure(format!("{name}: server memory"), mebibytes(rss), "MiB");
+            report.figure(
+                format!("{name}: server memory"),
+                super::mebibytes(rss),
+                "MiB",
+            );
         }
         report.latency(name, &self.tally.latencies);
         if self.tally.accepted == 0 {
@@ -150,11 +159,6 @@ impl Outcome {
         }
         report.errors(self.tally.errors);
     }
-}
-
-/// Bytes as MiB.
-pub(crate) fn mebibytes(bytes: u64) -> f64 {
-    crate::report::float(bytes) / 1_048_576.0
 }
 
 /// Loads a server over HTTP.
@@ -215,7 +219,7 @@ async fn connection(plan: Plan, first: usize, span: Span) -> Tally {
         }
         let answer = connection.exchange(request).await;
         let ended = Instant::now();
-        match answer.and_then(|answer| judge(plan.judge, &answer, &mut tally.errors)) {
+        match answer.and_then(|answer| judge(plan.judge, &answer, &mut tally)) {
             Ok(accepted) if span.covers(began, ended) => {
                 tally.accepted += accepted;
                 tally.latencies.record(ended.duration_since(began));
@@ -231,13 +235,18 @@ async fn connection(plan: Plan, first: usize, span: Span) -> Tally {
     tally
 }
 
-fn judge(judge: Judge, answer: &Answer, errors: &mut ErrorCounts) -> Result<u64, LoadError> {
+/// How many messages an answer acknowledges; their places are kept.
+fn judge(judge: Judge, answer: &Answer, tally: &mut Tally) -> Result<u64, LoadError> {
     match judge {
-        Judge::Single if answer.status == 202 => Ok(1),
-        Judge::Single => read_sent(answer).map(|_| 1),
+        Judge::Single => {
+            let sent = read_sent(answer)?;
+            tally.seqs.push(sent.seq().ok_or_else(no_cursor)?);
+            Ok(1)
+        }
         Judge::Batch => {
             let outcome = read_batch(answer)?;
-            errors.merge(outcome.errors);
+            tally.errors.merge(outcome.errors);
+            tally.seqs.extend(outcome.seqs);
             Ok(outcome.accepted)
         }
     }
@@ -256,22 +265,17 @@ mod tests {
 
     #[test]
     fn a_refused_send_is_not_counted_as_a_message() {
-        let mut errors = ErrorCounts::default();
-        assert_eq!(
-            judge(Judge::Single, &answer(202, "{}"), &mut errors).unwrap(),
-            1
+        let mut tally = Tally::new();
+        let sent = answer(202, r#"{"id":"msg_1","event_cursor":"1-4"}"#);
+        assert_eq!(judge(Judge::Single, &sent, &mut tally).unwrap(), 1);
+        let refused = answer(429, r#"{"code":"rate_limited"}"#);
+        assert!(judge(Judge::Single, &refused, &mut tally).is_err());
+        let part = answer(
+            202,
+            r#"{"items":[{"ok":{"event_cursor":"1-5"}},{"error":{"code":"busy"}}]}"#,
         );
-        assert!(
-            judge(
-                Judge::Single,
-                &answer(429, r#"{"code":"rate_limited"}"#),
-                &mut errors
-            )
-            .is_err()
-        );
-        let part = answer(202, r#"{"items":[{"ok":{}},{"error":{"code":"busy"}}]}"#);
-        assert_eq!(judge(Judge::Batch, &part, &mut errors).unwrap(), 1);
-        assert_eq!(errors.total(), 1);
+        assert_eq!(judge(Judge::Batch, &part, &mut tally).unwrap(), 1);
+        assert_eq!((tally.errors.total(), tally.seqs), (1, vec![4, 5]));
     }
 
     #[tokio::test]

@@ -1,23 +1,21 @@
 //! `idle`: memory of a socket and of a device that do nothing.
 
 use clap::Args;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::device_fleet::{link, remove};
 use super::subscribers::Subscribers;
 use crate::client::Endpoint;
 use crate::client::calls::Api;
+use crate::client::payload::Codec;
 use crate::client::ws::Dialect;
 use crate::error::LoadError;
-use crate::progress;
 use crate::report::{ErrorCounts, Report, float};
 use crate::server::settled_rss;
 use crate::target::{Gateway, TargetOptions};
 
 /// Sockets and devices that are opened before the first reading, so that one-off costs are not counted.
 const WARM: u64 = 50;
-/// Devices that are made at a time.
-const AT_A_TIME: usize = 8;
 
 /// How many to open.
 #[derive(Debug, Clone, Args)]
@@ -87,8 +85,13 @@ pub(crate) async fn measure(load: &Load, gateway: &Gateway) -> Result<Outcome, L
     })?;
     let mut outcome = Outcome::default();
     if load.sockets > 0 {
-        let (bytes, refused) =
-            sockets(&gateway.endpoint, Dialect::Gateway, pid, load.sockets).await?;
+        let (bytes, refused) = sockets(
+            &gateway.endpoint,
+            Dialect::Gateway(Codec::Json),
+            pid,
+            load.sockets,
+        )
+        .await?;
         outcome.socket = Some(bytes);
         outcome.errors.merge(refused);
     }
@@ -134,98 +137,10 @@ async fn devices(gateway: &Gateway, pid: u32, count: u64) -> Result<f64, LoadErr
     let before = settled_rss(pid).await?;
     made.extend(link(&api, count).await?);
     let after = settled_rss(pid).await?;
-    let removing = progress::bar(length(&made), "removing devices");
-    spread(
-        made,
-        |device| {
-            let api = api.clone();
-            async move { api.delete_device(&device).await }
-        },
-        || removing.inc(1),
-    )
-    .await?;
-    removing.finish_and_clear();
+    remove(&api, made).await?;
     Ok(each(before, after, count))
-}
-
-/// Makes and links devices; answers their ids.
-async fn link(api: &Api, count: u64) -> Result<Vec<String>, LoadError> {
-    let linking = progress::bar(count, "linking devices");
-    let names = (0..count).map(|index| format!("idle {index}")).collect();
-    let made = spread(
-        names,
-        |name| {
-            let api = api.clone();
-            async move {
-                let device = api.create_device(&name).await?;
-                api.link_device(&device.id).await?;
-                Ok(device.id)
-            }
-        },
-        || linking.inc(1),
-    )
-    .await?;
-    linking.finish_and_clear();
-    Ok(made)
-}
-
-/// Does the same for many, some at a time; the first error ends it.
-async fn spread<T, F>(
-    items: Vec<String>,
-    work: impl Fn(String) -> F,
-    done: impl Fn(),
-) -> Result<Vec<T>, LoadError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, LoadError>> + Send + 'static,
-{
-    let mut results = Vec::with_capacity(items.len());
-    let mut running = JoinSet::new();
-    let mut items = items.into_iter();
-    for item in items.by_ref().take(AT_A_TIME) {
-        running.spawn(work(item));
-    }
-    while let Some(joined) = running.join_next().await {
-        let result =
-            joined.map_err(|error| LoadError::Protocol(format!("a worker ended: {error}")))?;
-        results.push(result?);
-        done();
-        if let Some(item) = items.next() {
-            running.spawn(work(item));
-        }
-    }
-    Ok(results)
 }
 
 fn each(before: u64, after: u64, count: u64) -> f64 {
     float(after.saturating_sub(before)) / float(count)
-}
-
-fn length<T>(items: &[T]) -> u64 {
-    u64::try_from(items.len()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn all_are_done_and_the_first_error_is_told() {
-        let items = |count: usize| (0..count).map(|index| index.to_string()).collect();
-        let doubled = spread(
-            items(100),
-            |item| async move { Ok(item.parse::<u64>().unwrap_or(0) * 2) },
-            || {},
-        );
-        let mut found = doubled.await.unwrap();
-        found.sort_unstable();
-        assert_eq!(found, (0..100).map(|n| n * 2).collect::<Vec<_>>());
-        let fiftieth = async |item: String| (item != "50").then_some(()).ok_or(item);
-        let failing = spread(
-            items(100),
-            move |item| async move { fiftieth(item).await.map_err(LoadError::Target) },
-            || {},
-        );
-        assert!(matches!(failing.await, Err(LoadError::Target(item)) if item == "50"));
-    }
 }

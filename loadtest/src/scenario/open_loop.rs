@@ -1,155 +1,239 @@
-//! Open loop: sends are due at fixed times, and a late one counts its wait.
+//! Open loop: calls are due at fixed times, and a late one counts its wait.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::pace::Pace;
 use crate::audit::Acknowledged;
-use crate::client::Endpoint;
 use crate::client::http::Connection;
 use crate::client::sends::read_sent;
 use crate::error::LoadError;
-use crate::latency::Latencies;
+use crate::latency::{Latencies, Timeline};
 use crate::report::ErrorCounts;
 
-/// Sends at a rate.
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// One prepared call.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// What kind of call it is; latencies are kept apart by it.
+    pub(crate) kind: &'static str,
+    /// The bytes to send.
+    pub(crate) request: Bytes,
+    /// What a good answer is.
+    pub(crate) expects: Expects,
+}
+
+/// What a good answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expects {
+    /// The acknowledgement of a message, which goes into the books.
+    Sent,
+    /// Any success.
+    Success,
+}
+
+/// Calls at a pace.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     /// The gateway.
-    pub(crate) endpoint: Endpoint,
-    /// The requests, sent in turn.
-    pub(crate) requests: Arc<[Bytes]>,
+    pub(crate) address: SocketAddr,
+    /// The calls, made in turn.
+    pub(crate) calls: Arc<[Call]>,
     /// Connections that share the work.
-    pub(crate) senders: usize,
-    /// Sends a second, all connections together.
-    pub(crate) rate: u32,
+    pub(crate) connections: usize,
+    /// When each call is due.
+    pub(crate) pace: Arc<Pace>,
     /// When the first one is due.
     pub(crate) start: Instant,
-    /// Sends that are due before this are not part of the latencies.
+    /// Calls that are due before this are not part of the latencies.
     pub(crate) warm_up: Duration,
-    /// Sends in all.
-    pub(crate) count: u64,
 }
 
-/// What was sent.
+/// What calls of one kind came to.
 #[derive(Debug)]
-pub(crate) struct Sends {
-    /// What was acknowledged. Bounded by the schedule's count.
-    pub(crate) acknowledged: Vec<Acknowledged>,
+pub(crate) struct Kind {
+    /// The kind.
+    pub(crate) name: &'static str,
+    /// Answered as expected.
+    pub(crate) succeeded: u64,
+    /// Refused, failed, or without an answer.
+    pub(crate) failed: u64,
     /// Due → answer, without the warm-up.
     pub(crate) latencies: Latencies,
+}
+
+/// What was called.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    /// What was acknowledged. Bounded by the pace's count.
+    pub(crate) acknowledged: Vec<Acknowledged>,
+    /// By kind; there are a handful.
+    pub(crate) kinds: Vec<Kind>,
     /// What was refused or failed.
     pub(crate) errors: ErrorCounts,
 }
 
-impl Sends {
+impl Calls {
     fn new() -> Self {
         Self {
             acknowledged: Vec::new(),
-            latencies: Latencies::new(),
+            kinds: Vec::new(),
             errors: ErrorCounts::default(),
+        }
+    }
+
+    /// What calls of a kind came to, if there were any.
+    pub(crate) fn kind(&self, name: &str) -> Option<&Kind> {
+        self.kinds.iter().find(|kind| kind.name == name)
+    }
+
+    fn kind_mut(&mut self, name: &'static str) -> Option<&mut Kind> {
+        if self.kind(name).is_none() {
+            self.kinds.push(Kind {
+                name,
+                succeeded: 0,
+                failed: 0,
+                latencies: Latencies::new(),
+            });
+        }
+        self.kinds.iter_mut().find(|kind| kind.name == name)
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.acknowledged.extend(other.acknowledged);
+        self.errors.merge(other.errors);
+        for theirs in other.kinds {
+            if let Some(ours) = self.kind_mut(theirs.name) {
+                ours.succeeded += theirs.succeeded;
+                ours.failed += theirs.failed;
+                ours.latencies.merge(&theirs.latencies);
+            }
         }
     }
 }
 
 impl Schedule {
-    /// When a send is due, since the start.
-    fn due(&self, ticket: u64) -> Duration {
-        let rate = u64::from(self.rate.max(1));
-        let nanos = (ticket % rate) * 1_000_000_000 / rate;
-        Duration::from_secs(ticket / rate) + Duration::from_nanos(nanos)
-    }
-
-    /// Sends all, and returns when all are answered.
-    pub(crate) async fn run(self) -> Sends {
+    /// Makes all calls, and returns when all are answered; and due → answer of all kinds over time.
+    pub(crate) async fn run(self) -> (Calls, Timeline) {
         let tickets = Arc::new(AtomicU64::new(0));
-        let mut senders = JoinSet::new();
-        for _ in 0..self.senders.max(1) {
-            senders.spawn(sender(self.clone(), Arc::clone(&tickets)));
+        // One for all: with its many intervals a timeline is large.
+        let timeline = Arc::new(Mutex::new(Timeline::over(self.pace.length())));
+        let mut callers = JoinSet::new();
+        for _ in 0..self.connections.max(1) {
+            let caller = Caller {
+                schedule: self.clone(),
+                tickets: Arc::clone(&tickets),
+                timeline: Arc::clone(&timeline),
+                connection: Connection::new(self.address),
+                calls: Calls::new(),
+            };
+            callers.spawn(caller.run());
         }
-        let mut all = Sends::new();
-        while let Some(joined) = senders.join_next().await {
+        let mut all = Calls::new();
+        while let Some(joined) = callers.join_next().await {
             match joined {
-                Ok(part) => {
-                    all.acknowledged.extend(part.acknowledged);
-                    all.latencies.merge(&part.latencies);
-                    all.errors.merge(part.errors);
-                }
-                Err(error) => all.errors.count(format!("sender: {error}")),
+                Ok(part) => all.merge(part),
+                Err(error) => all.errors.count(format!("caller: {error}")),
             }
         }
-        all
+        let timeline = std::mem::replace(
+            &mut *timeline.lock().unwrap_or_else(PoisonError::into_inner),
+            Timeline::over(Duration::ZERO),
+        );
+        (all, timeline)
     }
 }
 
-async fn sender(schedule: Schedule, tickets: Arc<AtomicU64>) -> Sends {
-    let mut connection = Connection::new(schedule.endpoint.address);
-    let mut sends = Sends::new();
-    loop {
-        let ticket = tickets.fetch_add(1, Ordering::Relaxed);
-        if ticket >= schedule.count {
-            return sends;
+struct Caller {
+    schedule: Schedule,
+    tickets: Arc<AtomicU64>,
+    timeline: Arc<Mutex<Timeline>>,
+    connection: Connection,
+    calls: Calls,
+}
+
+impl Caller {
+    async fn run(mut self) -> Calls {
+        loop {
+            let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+            let calls = Arc::clone(&self.schedule.calls);
+            let due = self.schedule.pace.due(ticket);
+            let (Some(due), Some(call)) = (due, pick(&calls, ticket)) else {
+                return self.calls;
+            };
+            sleep_until(self.schedule.start + due).await;
+            let answered = answer(&mut self.connection, call, due).await;
+            self.note(call.kind, due, answered);
         }
-        let due = schedule.due(ticket);
-        sleep_until(schedule.start + due).await;
-        match send(&schedule, &mut connection, ticket).await {
-            Ok(acknowledged) => {
-                if due >= schedule.warm_up {
-                    let took = schedule.start.elapsed().saturating_sub(due);
-                    sends.latencies.record(took);
-                }
-                sends.acknowledged.push(acknowledged);
+    }
+
+    fn note(
+        &mut self,
+        kind: &'static str,
+        due: Duration,
+        answered: Result<Option<Acknowledged>, LoadError>,
+    ) {
+        let took = self.schedule.start.elapsed().saturating_sub(due);
+        let failed = answered.is_err();
+        match answered {
+            Ok(acknowledged) => self.calls.acknowledged.extend(acknowledged),
+            Err(error) => {
+                let name = format!("{kind}: {}", error.tally_name());
+                self.calls.errors.count(name);
             }
-            Err(error) => sends.errors.count(error.tally_name()),
         }
+        let is_warm = due >= self.schedule.warm_up;
+        if let Some(kind) = self.calls.kind_mut(kind) {
+            kind.failed += u64::from(failed);
+            kind.succeeded += u64::from(!failed);
+            if is_warm && !failed {
+                kind.latencies.record(took);
+            }
+        }
+        self.timeline
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .record(due, took);
     }
 }
 
-async fn send(
-    schedule: &Schedule,
+fn pick(calls: &[Call], ticket: u64) -> Option<&Call> {
+    let count = u64::try_from(calls.len()).ok().filter(|count| *count > 0)?;
+    calls.get(usize::try_from(ticket % count).ok()?)
+}
+
+async fn answer(
     connection: &mut Connection,
-    ticket: u64,
-) -> Result<Acknowledged, LoadError> {
-    let requests = u64::try_from(schedule.requests.len()).unwrap_or(1).max(1);
-    let index = usize::try_from(ticket % requests).unwrap_or(0);
-    let request = schedule
-        .requests
-        .get(index)
-        .ok_or_else(|| LoadError::Target("no requests to send".to_owned()))?;
-    let answer = connection.exchange(request).await?;
-    let sent = read_sent(&answer)?;
-    Ok(Acknowledged {
-        seq: sent.seq(),
-        id: sent.id.into_owned(),
-        due: schedule.due(ticket),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sends_are_due_evenly_and_do_not_drift() {
-        let schedule = Schedule {
-            endpoint: Endpoint {
-                address: "127.0.0.1:1".parse().unwrap(),
-                credential: None,
-            },
-            requests: Arc::from([]),
-            senders: 1,
-            rate: 3,
-            start: Instant::now(),
-            warm_up: Duration::ZERO,
-            count: 0,
-        };
-        assert_eq!(schedule.due(0), Duration::ZERO);
-        assert_eq!(schedule.due(1), Duration::from_nanos(333_333_333));
-        assert_eq!(schedule.due(2), Duration::from_nanos(666_666_666));
-        assert_eq!(schedule.due(3_000_000), Duration::from_secs(1_000_000));
+    call: &Call,
+    due: Duration,
+) -> Result<Option<Acknowledged>, LoadError> {
+    let Ok(answer) = timeout(ANSWER, connection.exchange(&call.request)).await else {
+        // A half-read answer would be taken for the next one's.
+        connection.abandon();
+        return Err(LoadError::Protocol(format!("no answer within {ANSWER:?}")));
+    };
+    let answer = answer?;
+    match call.expects {
+        Expects::Sent => {
+            let sent = read_sent(&answer)?;
+            Ok(Some(Acknowledged {
+                seq: sent.seq(),
+                id: sent.id.into_owned(),
+                due,
+            }))
+        }
+        Expects::Success if answer.succeeded() => Ok(None),
+        Expects::Success => Err(LoadError::Refused {
+            call: call.kind.to_owned(),
+            problem: answer.problem(),
+        }),
     }
 }

@@ -1,6 +1,7 @@
 //! Sends as WebSocket requests: every socket keeps a number of them unanswered.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -8,9 +9,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::closed_loop::{Outcome, Span, Tally, Window, measure};
 use crate::client::Endpoint;
+use crate::client::calls::no_cursor;
+use crate::client::payload::{Codec, Payload};
 use crate::client::sends::{body, number};
-use crate::client::ws::{Dialect, Socket, read};
+use crate::client::ws::{Dialect, Socket};
 use crate::error::LoadError;
+
+/// How long replies may still come after the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// What to load a gateway with.
 #[derive(Debug, Clone)]
@@ -25,6 +31,8 @@ pub(crate) struct Pipeline {
     pub(crate) chats: u64,
     /// The text to send.
     pub(crate) text: String,
+    /// The encoding of frames.
+    pub(crate) codec: Codec,
     /// Sockets.
     pub(crate) sockets: usize,
     /// Requests unanswered at a time, on each socket.
@@ -38,7 +46,7 @@ impl Pipeline {
     pub(crate) async fn run(&self, label: &str) -> Result<Outcome, LoadError> {
         let mut sockets = Vec::with_capacity(self.sockets);
         for _ in 0..self.sockets {
-            sockets.push(Socket::open(&self.endpoint, Dialect::Gateway).await?);
+            sockets.push(Socket::open(&self.endpoint, Dialect::Gateway(self.codec)).await?);
         }
         let span = self.window.open();
         let mut workers = JoinSet::new();
@@ -81,13 +89,23 @@ impl Sender {
     async fn work(&mut self) -> Result<(), LoadError> {
         while Instant::now() < self.span.until {
             self.fill().await?;
-            let Ok(text) = timeout_at(self.span.until, self.socket.text()).await else {
-                return Ok(());
+            let Ok(message) = timeout_at(self.span.until, self.socket.message()).await else {
+                break;
             };
-            self.take(&text?)?;
-            while let Some(text) = self.socket.text_now()? {
-                self.take(&text)?;
+            self.take(&message?)?;
+            while let Some(message) = self.socket.message_now().await? {
+                self.take(&message)?;
             }
+        }
+        // What is under way is stored too, and belongs to the books.
+        let until = Instant::now() + LAST_ANSWERS;
+        while !self.unanswered.is_empty() {
+            let Ok(message) = timeout_at(until, self.socket.message()).await else {
+                let late = length(&self.unanswered);
+                self.tally.errors.add("no reply".to_owned(), late);
+                break;
+            };
+            self.take(&message?)?;
         }
         Ok(())
     }
@@ -98,22 +116,22 @@ impl Sender {
             let id = self.next;
             self.next = self.next.wrapping_add(1);
             self.unanswered.insert(id, Instant::now());
-            self.socket.feed(self.frame(id)).await?;
+            self.socket.feed(&self.frame(id)).await?;
         }
         self.socket.flush().await
     }
 
-    fn frame(&self, id: u64) -> String {
+    fn frame(&self, id: u64) -> Value {
         let mut params = body(&number(id % self.plan.chats.max(1)), &self.plan.text);
         if let Value::Object(members) = &mut params {
             members.insert("device".to_owned(), self.plan.device.clone().into());
         }
-        json!({"op": "request", "id": id, "method": "send_message", "params": params}).to_string()
+        json!({"op": "request", "id": id, "method": "send_message", "params": params})
     }
 
-    fn take(&mut self, text: &str) -> Result<(), LoadError> {
+    fn take(&mut self, message: &Payload) -> Result<(), LoadError> {
         let ended = Instant::now();
-        for frame in read(text)? {
+        for frame in message.frames()? {
             if frame.op != "reply" {
                 continue;
             }
@@ -122,11 +140,13 @@ impl Sender {
                 continue;
             };
             match (frame.ok, frame.error) {
-                (Some(_), _) if self.span.covers(began, ended) => {
-                    self.tally.accepted += 1;
-                    self.tally.latencies.record(ended.duration_since(began));
+                (Some(sent), _) => {
+                    self.tally.seqs.push(sent.seq().ok_or_else(no_cursor)?);
+                    if self.span.covers(began, ended) {
+                        self.tally.accepted += 1;
+                        self.tally.latencies.record(ended.duration_since(began));
+                    }
                 }
-                (Some(_), _) => {}
                 (None, Some(problem)) => self.tally.errors.count(format!("reply {}", problem.code)),
                 (None, None) => self
                     .tally

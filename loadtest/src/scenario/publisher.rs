@@ -5,9 +5,11 @@ use tokio::time::{Instant, timeout};
 
 use super::subscribers::stamped;
 use crate::client::Endpoint;
+use crate::client::calls::no_cursor;
 use crate::client::http::{Connection, request};
+use crate::client::peer::{CHANNEL, published};
 use crate::client::sends::{batch_body, body, number, path, read_batch, read_sent};
-use crate::client::ws::Dialect;
+use crate::client::ws::{Dialect, Socket};
 use crate::error::LoadError;
 
 /// How long an acknowledgement may take.
@@ -23,6 +25,8 @@ pub(crate) struct Publisher {
     payload: usize,
     origin: Instant,
     connection: Connection,
+    /// The socket that publishes to NATS.
+    nats: Option<Socket>,
     next: u64,
     /// Places of what was acknowledged. Bounded by what the scenario publishes.
     pub(crate) seqs: Vec<u64>,
@@ -55,17 +59,19 @@ impl Publisher {
             payload: publication.payload,
             origin,
             connection: Connection::new(endpoint.address),
+            nats: None,
             next: 1,
             seqs: Vec::new(),
         }
     }
 
-    /// Publishes one message, acknowledged when this returns.
-    pub(crate) async fn one(&mut self) -> Result<(), LoadError> {
+    /// Publishes one message that was due at a time, acknowledged when this returns.
+    pub(crate) async fn one(&mut self, due: Instant) -> Result<(), LoadError> {
         match self.dialect {
-            Dialect::Bare => self.frames(1).await,
-            Dialect::Gateway => {
-                let body = self.message().to_string();
+            Dialect::Bare | Dialect::Centrifuge => self.frames(1, due).await,
+            Dialect::Nats => self.operations(1, due).await,
+            Dialect::Gateway(_) => {
+                let body = self.message(due).to_string();
                 let request = self.request(&path(&self.device), &body);
                 let answer = self.exchange(&request).await?;
                 let seq = read_sent(&answer)?.seq();
@@ -78,9 +84,11 @@ impl Publisher {
     /// Publishes many in one call, acknowledged when this returns.
     pub(crate) async fn many(&mut self, count: u64) -> Result<(), LoadError> {
         match self.dialect {
-            Dialect::Bare => self.frames(count).await,
-            Dialect::Gateway => {
-                let messages: Vec<_> = (0..count).map(|_| self.message()).collect();
+            Dialect::Bare | Dialect::Centrifuge => self.frames(count, Instant::now()).await,
+            Dialect::Nats => self.operations(count, Instant::now()).await,
+            Dialect::Gateway(_) => {
+                let now = Instant::now();
+                let messages: Vec<_> = (0..count).map(|_| self.message(now)).collect();
                 let body = batch_body(&messages).to_string();
                 let request = self.request(&format!("{}/batch", path(&self.device)), &body);
                 let answer = self.exchange(&request).await?;
@@ -100,8 +108,8 @@ impl Publisher {
         }
     }
 
-    async fn frames(&mut self, count: u64) -> Result<(), LoadError> {
-        let text = stamped(self.origin.elapsed(), self.payload);
+    async fn frames(&mut self, count: u64, due: Instant) -> Result<(), LoadError> {
+        let text = self.stamped(due);
         let body = json!({"first": self.next, "count": count, "text": text}).to_string();
         let request = self.request("/publish", &body);
         let answer = self.exchange(&request).await?;
@@ -116,10 +124,36 @@ impl Publisher {
         Ok(())
     }
 
-    fn message(&mut self) -> serde_json::Value {
+    /// Publishes to NATS, as one write; its answer to a ping means that the server has taken them all.
+    async fn operations(&mut self, count: u64, due: Instant) -> Result<(), LoadError> {
+        let text = self.stamped(due);
+        let mut operations = Vec::new();
+        for seq in self.next..self.next + count {
+            let frame = published(seq, &text);
+            let head = format!("PUB {CHANNEL} {}\r\n", frame.len());
+            operations.extend(head.bytes().chain(frame.bytes()).chain(*b"\r\n"));
+        }
+        if self.nats.is_none() {
+            let mut socket = Socket::open(&self.endpoint, Dialect::Nats).await?;
+            socket.connect_nats().await?;
+            self.nats = Some(socket);
+        }
+        if let Some(socket) = &mut self.nats {
+            socket.publish_nats(operations).await?;
+        }
+        self.seqs.extend(self.next..self.next + count);
+        self.next += count;
+        Ok(())
+    }
+
+    fn message(&mut self, due: Instant) -> serde_json::Value {
         let chat = self.next % self.chats;
         self.next += 1;
-        body(&number(chat), &stamped(self.origin.elapsed(), self.payload))
+        body(&number(chat), &self.stamped(due))
+    }
+
+    fn stamped(&self, due: Instant) -> String {
+        stamped(due.saturating_duration_since(self.origin), self.payload)
     }
 
     fn request(&self, path: &str, body: &str) -> bytes::Bytes {
@@ -131,8 +165,4 @@ impl Publisher {
             .await
             .map_err(|_| LoadError::Protocol(format!("no answer within {ACKNOWLEDGED:?}")))?
     }
-}
-
-fn no_cursor() -> LoadError {
-    LoadError::Protocol("an acknowledgement without a readable event_cursor".to_owned())
 }

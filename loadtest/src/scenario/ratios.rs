@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::fanout::{self, Pace, Stage};
+use super::fanout::{self, Stage, Style};
 use super::idle;
-use super::ingest::{self, Via};
-use super::yardstick::{self, Records};
+use super::ingest::{self, Door, Ingested, Via};
+use super::yardstick::{self, Records, Scratch};
 use crate::client::calls::Api;
+use crate::client::payload::Codec;
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::report::{Aim, Ratio, Report, float};
@@ -25,7 +26,12 @@ pub(crate) struct Options {
     #[command(flatten)]
     idle: idle::Load,
     #[command(flatten)]
+    scratch: Scratch,
+    #[command(flatten)]
     records: Records,
+    /// Takes --records, --record-bytes and --per-sync as given, and not from the gateway's own metrics.
+    #[arg(long)]
+    records_as_given: bool,
     /// Seconds of measuring sends and the store, for each number of connections.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
     ingest_seconds: u64,
@@ -37,12 +43,20 @@ pub(crate) struct Options {
 impl Options {
     fn load(&self) -> ingest::Load {
         ingest::Load {
-            payload: self.fanout.payload,
             chats: 1_000,
             batch: self.fanout.batch,
             in_flight: 64,
             warm_up: self.warm_up,
             seconds: self.ingest_seconds,
+        }
+    }
+
+    fn door(&self, via: Via, connections: usize) -> Door {
+        Door {
+            via,
+            codec: Codec::Json,
+            payload: self.fanout.payload,
+            connections,
         }
     }
 }
@@ -55,18 +69,18 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
         ));
     }
     let mut report = Report::new("ratios");
-    options.records.remark(&mut report);
+    options.scratch.remark(&mut report);
     // A part that fails is a fault of its own: the others still say something.
     let api = Api::new(gateway.endpoint.clone());
     let done = api.silence_phones(&gateway.device).await;
     report.part("virtual phones without receipts", done);
     let done = memory(options, gateway, &mut report).await;
     report.part("memory", done);
-    for (pace, name, aim) in [
-        (Pace::Paced, "fan-out, paced", 0.85),
-        (Pace::Burst, "fan-out, burst", 0.5),
+    for (style, name, aim) in [
+        (Style::Paced, "fan-out, paced", 0.85),
+        (Style::Burst, "fan-out, burst", 0.5),
     ] {
-        let done = fan_out(options, gateway, (pace, name, aim), &mut report).await;
+        let done = fan_out(options, gateway, (style, name, aim), &mut report).await;
         report.part(name, done);
     }
     for connections in [64, 256] {
@@ -76,8 +90,10 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     }
     let done = single(options, gateway, &mut report).await;
     report.part("one send alone", done);
-    let done = stored(options, gateway, &mut report).await;
-    report.part("the store alone", done);
+    for (via, name) in [(Via::Batch, "batch sends"), (Via::Ws, "WebSocket sends")] {
+        let done = stored(options, gateway, (via, name), &mut report).await;
+        report.part(name, done);
+    }
     Ok(report)
 }
 
@@ -114,11 +130,12 @@ async fn memory(
 async fn fan_out(
     options: &Options,
     gateway: &Gateway,
-    (pace, name, aim): (Pace, &str, f64),
+    (style, name, aim): (Style, &str, f64),
     report: &mut Report,
 ) -> Result<(), LoadError> {
-    let figure = fanout::measure(&Stage::of(gateway), &options.fanout, pace).await?;
-    let bare = yardstick::broadcast(&options.fanout, pace).await?;
+    let stage = Stage::of(gateway, options.fanout.codec);
+    let figure = fanout::measure(&stage, &options.fanout, style).await?;
+    let bare = yardstick::broadcast(&options.fanout, style).await?;
     report.ratio(Ratio::new(
         name,
         "deliveries/CPU-s",
@@ -138,12 +155,56 @@ async fn sends(
     report: &mut Report,
 ) -> Result<(), LoadError> {
     let load = options.load();
-    let figure = ingest::measure(&load, gateway, Via::Rest, connections).await?;
-    let bare = yardstick::http(connections, load.payload, load.window()).await?;
-    let (rate, yardstick) = (figure.rate(), bare.rate());
+    let door = options.door(Via::Rest, connections);
+    let figure = ingest::measure(&load, gateway, door).await?;
+    let bare = yardstick::http(connections, door.payload, load.window()).await?;
+    let (rate, yardstick) = (figure.outcome.rate(), bare.rate());
     report.ratio(Ratio::new(name, "/s", rate, yardstick, Aim::AtLeast(0.35)));
-    figure.tell(name, report);
+    beside_store(options, &figure, name, report).await?;
+    figure.read_back.tell(name, report);
+    figure.outcome.tell(name, report);
     bare.tell(&format!("{name}, bare"), report);
+    Ok(())
+}
+
+/// The engine alone with what the gateway's own metrics said of a message, beside the gateway's rate.
+async fn beside_store(
+    options: &Options,
+    figure: &Ingested,
+    name: &str,
+    report: &mut Report,
+) -> Result<(), LoadError> {
+    let load = options.load();
+    let measured = figure.work.filter(|_| !options.records_as_given);
+    let records = measured.map_or(options.records, Records::measured);
+    let origin = if measured.is_some() {
+        "as the gateway's metrics say"
+    } else {
+        "as given"
+    };
+    report.note(format!(
+        "the store beside {name}: {}, {origin}",
+        records.text()
+    ));
+    let callers = Callers {
+        count: 256,
+        group: records.per_sync(),
+        window: load.window(),
+    };
+    let store = yardstick::store(records, &options.scratch, callers).await?;
+    report.figure(
+        format!("the store beside {name}: messages"),
+        store.rate(),
+        "/s",
+    );
+    report.latency(format!("the store beside {name}"), &store.latencies);
+    report.ratio(Ratio::new(
+        &format!("{name}, beside the store alone"),
+        "/s",
+        figure.outcome.rate(),
+        store.rate(),
+        Aim::AtLeast(if name.starts_with("REST") { 0.35 } else { 0.7 }),
+    ));
     Ok(())
 }
 
@@ -154,18 +215,20 @@ async fn single(
 ) -> Result<(), LoadError> {
     let load = options.load();
     let median = |latencies: &Latencies| latencies.quantile(0.5);
-    let figure = ingest::measure(&load, gateway, Via::Rest, 1).await?;
-    let bare = yardstick::http(1, load.payload, load.window()).await?;
-    let record = yardstick::record(&options.records, load.window()).await?;
+    let door = options.door(Via::Rest, 1);
+    let figure = ingest::measure(&load, gateway, door).await?;
+    let bare = yardstick::http(1, door.payload, load.window()).await?;
+    let record = yardstick::record(options.records, &options.scratch, load.window()).await?;
     report.latency("one record alone", &record.latencies);
     report.ratio(Ratio::new(
         "one send alone, p50",
         "µs",
-        microseconds(median(&figure.tally.latencies)),
+        microseconds(median(&figure.outcome.tally.latencies)),
         microseconds(median(&record.latencies) + median(&bare.tally.latencies)),
         Aim::AtMost(1.5),
     ));
-    figure.tell("one send alone", report);
+    figure.read_back.tell("one send alone", report);
+    figure.outcome.tell("one send alone", report);
     bare.tell("one send alone, bare", report);
     Ok(())
 }
@@ -173,30 +236,15 @@ async fn single(
 async fn stored(
     options: &Options,
     gateway: &Gateway,
+    (via, name): (Via, &str),
     report: &mut Report,
 ) -> Result<(), LoadError> {
-    let load = options.load();
-    let callers = Callers {
-        count: 256,
-        window: load.window(),
-    };
-    let batches = ingest::measure(&load, gateway, Via::Batch, 8).await;
-    let store = yardstick::store(&options.records, callers).await?;
-    let sockets = ingest::measure(&load, gateway, Via::Ws, 8).await;
-    report.figure("store, 256 callers: messages", store.rate(), "/s");
-    report.latency("store, 256 callers", &store.latencies);
-    report.note(format!(
-        "the store alone wrote {} records of {} bytes a message; take both from the gateway's metrics",
-        options.records.records, options.records.record_bytes
-    ));
-    for (name, found) in [("batch sends", batches), ("WebSocket sends", sockets)] {
-        let Some(figure) = report.part(name, found) else {
-            continue;
-        };
-        let aim = Aim::AtLeast(0.7);
-        report.ratio(Ratio::new(name, "/s", figure.rate(), store.rate(), aim));
-        figure.tell(&format!("{name}, 8 connections"), report);
-    }
+    let figure = ingest::measure(&options.load(), gateway, options.door(via, 8)).await?;
+    beside_store(options, &figure, name, report).await?;
+    figure.read_back.tell(name, report);
+    figure
+        .outcome
+        .tell(&format!("{name}, 8 connections"), report);
     Ok(())
 }
 

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::audit::SequenceAudit;
 use crate::client::Endpoint;
 use crate::client::frame::Frame;
-use crate::client::ws::{Dialect, Socket, read};
+use crate::client::payload::Payload;
+use crate::client::ws::{Dialect, Socket};
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::progress;
@@ -36,7 +37,7 @@ pub(crate) struct Seen {
     pub(crate) audit: SequenceAudit,
     /// Publication → arrival, of the sampled subscribers.
     pub(crate) latencies: Option<Latencies>,
-    /// Lags, resets, and what ended it early.
+    /// Lags, resets, refused handshakes, and what ended it early.
     pub(crate) errors: ErrorCounts,
     /// Whether it was still reading when told to stop.
     pub(crate) stayed: bool,
@@ -104,6 +105,11 @@ impl Subscribers {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        u64::try_from(self.tasks.len()).unwrap_or(u64::MAX)
+    }
+
     /// Deliveries so far, of all subscribers.
     pub(crate) fn deliveries(&self) -> u64 {
         self.deliveries.load(Ordering::Relaxed)
@@ -137,12 +143,7 @@ impl Subscribers {
 }
 
 async fn subscriber(shared: Shared, sampled: bool) -> Seen {
-    let mut seen = Seen {
-        audit: SequenceAudit::default(),
-        latencies: sampled.then(Latencies::new),
-        errors: ErrorCounts::default(),
-        stayed: false,
-    };
+    let mut seen = Seen::new(sampled);
     let handshake = handshake(&shared).await;
     let (answer, socket) = match handshake {
         Ok((socket, refused)) => (Ok(refused), Some(socket)),
@@ -163,15 +164,15 @@ async fn subscriber(shared: Shared, sampled: bool) -> Seen {
         return seen;
     };
     loop {
-        let text = tokio::select! {
+        let message = tokio::select! {
             biased;
-            text = socket.text() => text,
+            message = socket.message() => message,
             _ = stopped.changed() => {
                 seen.stayed = true;
                 return seen;
             }
         };
-        match text.and_then(|text| seen.take(&text, origin.elapsed())) {
+        match message.and_then(|message| seen.take(&message, origin.elapsed())) {
             Ok(events) => {
                 deliveries.fetch_add(events, Ordering::Relaxed);
             }
@@ -193,10 +194,9 @@ async fn handshake(shared: &Shared) -> Result<(Socket, ErrorCounts), LoadError> 
     for attempt in 1..=TRIES {
         match Socket::open(&shared.endpoint, shared.dialect).await {
             Ok(mut socket) => {
-                if shared.dialect == Dialect::Gateway {
-                    let filter = json!({"types": ["message.created"]});
-                    socket.subscribe(&filter).await?;
-                }
+                // Nothing is published yet, so that the answer holds no event.
+                let filter = json!({"types": ["message.created"]});
+                socket.subscribe(&filter, "now").await?;
                 return Ok((socket, refused));
             }
             Err(LoadError::Refused { problem, .. }) if matches!(problem.status, 429 | 503) => {
@@ -212,10 +212,20 @@ async fn handshake(shared: &Shared) -> Result<(Socket, ErrorCounts), LoadError> 
 }
 
 impl Seen {
+    /// Nothing yet; latencies are measured where it is sampled.
+    pub(crate) fn new(sampled: bool) -> Self {
+        Self {
+            audit: SequenceAudit::default(),
+            latencies: sampled.then(Latencies::new),
+            errors: ErrorCounts::default(),
+            stayed: false,
+        }
+    }
+
     /// Takes in a message that came at a time since the origin; answers how many events it held.
-    fn take(&mut self, text: &str, at: Duration) -> Result<u64, LoadError> {
+    pub(crate) fn take(&mut self, message: &Payload, at: Duration) -> Result<u64, LoadError> {
         let mut events = 0;
-        for frame in read(text)? {
+        for frame in message.frames()? {
             events += u64::from(self.take_frame(&frame, at));
         }
         Ok(events)
@@ -261,15 +271,6 @@ fn stamp_of(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn seen() -> Seen {
-        Seen {
-            audit: SequenceAudit::default(),
-            latencies: Some(Latencies::new()),
-            errors: ErrorCounts::default(),
-            stayed: false,
-        }
-    }
-
     #[test]
     fn a_stamp_survives_its_text() {
         let at = Duration::from_nanos(1_234_567_890_123);
@@ -287,12 +288,13 @@ mod tests {
                 r#"{{"op":"event","event":{{"seq":{seq},"data":{{"content":{{"text":"{text}"}}}}}}}}"#
             )
         };
-        let mut seen = seen();
+        let mut seen = Seen::new(true);
         let message = format!(
             r#"[{},{},{{"op":"position","cursor":"1-9"}},{{"op":"lag","behind":5,"mode":"on"}}]"#,
             event(8),
             event(9)
         );
+        let message = Payload::Text(message.into());
         assert_eq!(seen.take(&message, Duration::from_millis(30)).unwrap(), 2);
         assert_eq!(seen.audit.lost(&[8, 9, 10]), 1);
         assert_eq!(seen.errors.total(), 1);

@@ -7,12 +7,13 @@ use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 
 use super::closed_loop::{Judge, Outcome, Plan, Window, run};
-use super::fanout::{self, Pace, Stage};
+use super::fanout::{self, Stage, Style};
 use super::idle;
 use crate::client::Endpoint;
 use crate::client::sends::{singles, text};
 use crate::client::ws::Dialect;
 use crate::error::LoadError;
+use crate::metrics::StoreWork;
 use crate::report::Report;
 use crate::server::ChildServer;
 use crate::yardstick::append::Append;
@@ -35,28 +36,15 @@ pub(crate) enum Part {
     Record,
 }
 
-/// The records that stand for a message, and where they go.
+/// Where the yardstick's files go.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Records {
-    /// Records of a message. Take the figures from the gateway's own metrics.
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=100))]
-    pub(crate) records: u64,
-    /// Bytes of a record, key and value together.
-    #[arg(long, default_value_t = 180)]
-    pub(crate) record_bytes: usize,
+pub(crate) struct Scratch {
     /// Folder for the yardstick's files; it should be on the gateway's disk. They are removed at the end.
     #[arg(long, value_name = "DIR")]
-    pub(crate) scratch: Option<PathBuf>,
+    scratch: Option<PathBuf>,
 }
 
-impl Records {
-    fn shape(&self) -> Shape {
-        Shape {
-            records: self.records,
-            bytes: self.record_bytes.clamp(32, 1 << 20),
-        }
-    }
-
+impl Scratch {
     fn base(&self) -> PathBuf {
         self.scratch.clone().unwrap_or_else(std::env::temp_dir)
     }
@@ -81,6 +69,67 @@ impl Records {
     }
 }
 
+/// The records that stand for a message.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Records {
+    /// Records of a message. Take the figures from the gateway's own metrics, as `ratios` does.
+    #[arg(long, default_value_t = 6.0)]
+    records: f64,
+    /// Bytes of a record, key and value together.
+    #[arg(long, default_value_t = 180)]
+    record_bytes: usize,
+    /// Messages that share a sync, at most.
+    #[arg(long, default_value_t = 1_024)]
+    per_sync: usize,
+}
+
+impl Records {
+    /// What the gateway's store did for each message.
+    pub(crate) fn measured(work: StoreWork) -> Self {
+        Self {
+            records: work.records,
+            record_bytes: whole(work.bytes / work.records),
+            per_sync: whole(work.per_sync),
+        }
+    }
+
+    /// The same as one record alone, that nothing shares its sync with.
+    pub(crate) fn single(self) -> Self {
+        Self {
+            records: 1.0,
+            per_sync: 1,
+            ..self
+        }
+    }
+
+    /// Messages that share a sync, at most.
+    pub(crate) fn per_sync(self) -> usize {
+        self.per_sync
+    }
+
+    /// The figures, for a person.
+    pub(crate) fn text(self) -> String {
+        format!(
+            "{:.2} records of {} bytes a message, at most {} messages a sync",
+            self.records, self.record_bytes, self.per_sync
+        )
+    }
+
+    fn shape(self) -> Shape {
+        let thousand = whole(self.records * 1_000.0).clamp(1_000, 100_000);
+        Shape {
+            records_per_thousand: u64::try_from(thousand).unwrap_or(1_000),
+            bytes: self.record_bytes.clamp(32, 1 << 20),
+        }
+    }
+}
+
+/// The nearest whole number that is at least 1.
+fn whole(value: f64) -> usize {
+    // By way of text: there is no conversion that can't cut silently.
+    format!("{:.0}", value.max(1.0)).parse().unwrap_or(1)
+}
+
 /// Options of `yardstick`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
@@ -88,6 +137,8 @@ pub(crate) struct Options {
     fanout: fanout::Load,
     #[command(flatten)]
     records: Records,
+    #[command(flatten)]
+    scratch: Scratch,
     /// Only these parts.
     #[arg(
         long,
@@ -116,7 +167,7 @@ pub(crate) struct Options {
 /// Runs the scenario.
 pub(crate) async fn report(options: &Options) -> Result<Report, LoadError> {
     let mut report = Report::new("yardstick");
-    options.records.remark(&mut report);
+    options.scratch.remark(&mut report);
     let window = Window {
         warm_up: Duration::from_secs(options.warm_up),
         measured: Duration::from_secs(options.store_seconds),
@@ -138,9 +189,10 @@ pub(crate) async fn report(options: &Options) -> Result<Report, LoadError> {
                 for count in &options.callers {
                     let callers = Callers {
                         count: *count,
+                        group: options.records.per_sync,
                         window,
                     };
-                    let outcome = store(&options.records, callers).await?;
+                    let outcome = store(options.records, &options.scratch, callers).await?;
                     tell(&outcome, &format!("store, {count} callers"), &mut report);
                 }
             }
@@ -148,14 +200,15 @@ pub(crate) async fn report(options: &Options) -> Result<Report, LoadError> {
                 for count in &options.callers {
                     let callers = Callers {
                         count: *count,
+                        group: options.records.per_sync,
                         window,
                     };
-                    let outcome = append(&options.records, callers).await?;
+                    let outcome = append(options.records, &options.scratch, callers).await?;
                     tell(&outcome, &format!("append, {count} callers"), &mut report);
                 }
             }
             Part::Record => {
-                let outcome = record(&options.records, window).await?;
+                let outcome = record(options.records, &options.scratch, window).await?;
                 tell(&outcome, "one record alone", &mut report);
             }
         }
@@ -169,12 +222,12 @@ fn tell(outcome: &committer::Outcome, name: &str, report: &mut Report) {
 }
 
 async fn ws(options: &Options, report: &mut Report) -> Result<(), LoadError> {
-    for pace in [Pace::Paced, Pace::Burst] {
-        let name = match pace {
-            Pace::Paced => "bare broadcast, paced",
-            Pace::Burst => "bare broadcast, burst",
+    for style in [Style::Paced, Style::Burst] {
+        let name = match style {
+            Style::Paced => "bare broadcast, paced",
+            Style::Burst => "bare broadcast, burst",
         };
-        broadcast(&options.fanout, pace).await?.tell(name, report);
+        broadcast(&options.fanout, style).await?.tell(name, report);
     }
     if options.sockets > 0 {
         let bytes = idle_socket(options.sockets).await?;
@@ -219,7 +272,7 @@ pub(crate) async fn http(
 /// Bare broadcast under the same subscribers and publisher as `fanout`.
 pub(crate) async fn broadcast(
     load: &fanout::Load,
-    pace: Pace,
+    style: Style,
 ) -> Result<fanout::Outcome, LoadError> {
     // The ring holds a whole burst: what a subscriber that falls behind costs is not asked here.
     let child = serve::start(load.burst.max(4_096)).await?;
@@ -229,7 +282,7 @@ pub(crate) async fn broadcast(
         pid: Some(child.pid),
         device: String::new(),
     };
-    let outcome = fanout::measure(&stage, load, pace).await;
+    let outcome = fanout::measure(&stage, load, style).await;
     child.stop().await?;
     outcome
 }
@@ -244,17 +297,22 @@ pub(crate) async fn idle_socket(sockets: u64) -> Result<f64, LoadError> {
 
 /// The engine alone.
 pub(crate) async fn store(
-    records: &Records,
+    records: Records,
+    scratch: &Scratch,
     callers: Callers,
 ) -> Result<committer::Outcome, LoadError> {
-    let folder = records.folder()?;
+    let folder = scratch.folder()?;
     let store = Store::open(&folder.path().join("store"), records.shape())?;
     committer::run(store, callers, &format!("store, {} callers", callers.count)).await
 }
 
 /// A file alone.
-async fn append(records: &Records, callers: Callers) -> Result<committer::Outcome, LoadError> {
-    let folder = records.folder()?;
+async fn append(
+    records: Records,
+    scratch: &Scratch,
+    callers: Callers,
+) -> Result<committer::Outcome, LoadError> {
+    let folder = scratch.folder()?;
     let append = Append::create(folder.path(), records.shape().message_bytes())?;
     committer::run(
         append,
@@ -266,14 +324,16 @@ async fn append(records: &Records, callers: Callers) -> Result<committer::Outcom
 
 /// One record with its sync, one caller.
 pub(crate) async fn record(
-    records: &Records,
+    records: Records,
+    scratch: &Scratch,
     window: Window,
 ) -> Result<committer::Outcome, LoadError> {
-    let single = Records {
-        records: 1,
-        ..records.clone()
+    let callers = Callers {
+        count: 1,
+        group: 1,
+        window,
     };
-    store(&single, Callers { count: 1, window }).await
+    store(records.single(), scratch, callers).await
 }
 
 fn endpoint(child: &ChildServer, credential: Option<&str>) -> Endpoint {

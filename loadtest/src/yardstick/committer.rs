@@ -14,8 +14,6 @@ use crate::progress;
 use crate::report::per_second;
 use crate::scenario::closed_loop::{Span, Window};
 
-/// Messages of one commit at most.
-const GROUP: usize = 1_024;
 /// Messages that may wait. A caller waits for its message, so no more than callers ever do.
 const QUEUE: usize = 8_192;
 
@@ -30,6 +28,8 @@ pub(crate) trait Sink: Send + 'static {
 pub(crate) struct Callers {
     /// Callers that each wait for their message.
     pub(crate) count: u64,
+    /// Messages of one commit, and so of one sync, at most.
+    pub(crate) group: usize,
     /// When to measure.
     pub(crate) window: Window,
 }
@@ -64,7 +64,7 @@ pub(crate) async fn run(
     label: &str,
 ) -> Result<Outcome, LoadError> {
     let (jobs, waiting) = sync_channel(QUEUE);
-    let committer = start(sink, waiting)?;
+    let committer = start(sink, waiting, callers.group.max(1))?;
     let span = callers.window.open();
     let mut tasks = JoinSet::new();
     for index in 0..callers.count.min(4_096) {
@@ -92,14 +92,15 @@ pub(crate) async fn run(
 fn start(
     mut sink: impl Sink,
     waiting: Receiver<Job>,
+    group: usize,
 ) -> Result<JoinHandle<Result<(), LoadError>>, LoadError> {
     thread::Builder::new()
         .name("committer".to_owned())
         .spawn(move || {
             let (mut messages, mut answers) = (Vec::new(), Vec::new());
             while let Ok(first) = waiting.recv() {
-                let group = std::iter::once(first).chain(waiting.try_iter());
-                for job in group.take(GROUP) {
+                let jobs = std::iter::once(first).chain(waiting.try_iter());
+                for job in jobs.take(group) {
                     messages.push(job.message);
                     answers.push(job.durable);
                 }
@@ -168,6 +169,7 @@ mod tests {
     fn callers() -> Callers {
         Callers {
             count: 64,
+            group: 16,
             window: Window {
                 warm_up: Duration::ZERO,
                 measured: Duration::from_millis(100),
@@ -184,7 +186,7 @@ mod tests {
         assert!(outcome.messages > 0);
         assert!(committed >= outcome.messages);
         assert!(committed <= outcome.messages + 64);
-        assert!(*largest <= 64);
+        assert!(*largest <= 16);
     }
 
     #[tokio::test]

@@ -15,8 +15,8 @@ const KEY_BYTES: usize = 28;
 /// The records of one message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
-    /// Records in all.
-    pub(crate) records: u64,
+    /// Records of a thousand messages, since the gateway's own count need not be whole.
+    pub(crate) records_per_thousand: u64,
     /// Bytes of each, key and value together.
     pub(crate) bytes: usize,
 }
@@ -24,7 +24,15 @@ pub(crate) struct Shape {
 impl Shape {
     /// Bytes of a message's records.
     pub(crate) fn message_bytes(self) -> usize {
-        self.bytes * usize::try_from(self.records).unwrap_or(1)
+        self.bytes * usize::try_from(self.records_per_thousand).unwrap_or(1_000) / 1_000
+    }
+
+    /// Records of one message of a caller's: some have one more than others.
+    fn records(self, message: u64) -> u64 {
+        // The caller stands in the upper bits.
+        let nth = message & ((1 << 40) - 1);
+        let until = |nth: u64| nth * self.records_per_thousand / 1_000;
+        until(nth + 1) - until(nth)
     }
 }
 
@@ -50,7 +58,7 @@ impl Store {
             .open()
             .map_err(failed)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(8 << 20);
-        let keyspaces = (0..shape.records.clamp(1, KEYSPACES))
+        let keyspaces = (0..(shape.records_per_thousand / 1_000).clamp(1, KEYSPACES))
             .map(|index| database.keyspace(&format!("records_{index}"), options))
             .collect::<Result<_, _>>()
             .map_err(failed)?;
@@ -70,7 +78,7 @@ impl Sink for Store {
             .batch()
             .durability(Some(PersistMode::SyncData));
         for message in messages {
-            let records = 0..self.shape.records;
+            let records = 0..self.shape.records(*message);
             for (record, keyspace) in records.zip(self.keyspaces.iter().cycle()) {
                 batch.insert(keyspace, key(*message, record), self.value.as_slice());
             }
@@ -126,17 +134,17 @@ mod tests {
     fn a_commit_holds_all_records_of_its_messages() {
         let folder = tempfile::tempdir().unwrap();
         let shape = Shape {
-            records: 7,
+            records_per_thousand: 6_500,
             bytes: 180,
         };
         let mut store = Store::open(folder.path(), shape).unwrap();
-        store.commit(&[1, 2, 3]).unwrap();
+        store.commit(&[0, 1, 2, 3]).unwrap();
         let records: usize = store
             .keyspaces
             .iter()
             .map(|keyspace| keyspace.iter().count())
             .sum();
-        assert_eq!(records, 21);
+        assert_eq!(records, 26);
         assert_eq!(store.keyspaces.len(), 6);
         let item = store.keyspaces[0].iter().next().unwrap();
         let (key, value) = item.into_inner().unwrap();

@@ -1,10 +1,11 @@
 //! A gateway that is made up: enough of the wire for the scenarios, with faults on demand.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
@@ -40,9 +41,11 @@ impl Fault {
 struct Book {
     asked: u32,
     seq: u32,
-    held: Option<String>,
+    held: Option<(u32, String)>,
+    /// What a reader of the log gets: with the faults.
+    log: Vec<(u32, String)>,
     silenced: bool,
-    devices: std::collections::HashMap<String, &'static str>,
+    devices: HashMap<String, &'static str>,
     made: u32,
 }
 
@@ -80,6 +83,7 @@ impl Fake {
             )
             .route(&format!("{device}/messages"), post(send))
             .route(&format!("{device}/messages/batch"), post(batch))
+            .route("/v1/events", get(events))
             .route("/v1/ws", get(upgrade))
             .with_state(shared.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -133,19 +137,25 @@ impl Shared {
             json!({"id": "evt_1", "epoch": 3, "seq": seq, "type": "message.created", "data": data});
         let event = json!({"op": "event", "event": entry}).to_string();
         let held = book.held.take();
-        let tell = |event| drop(self.ring.send(event));
+        let mut told = Vec::new();
+        let mut tell = |event| told.push((seq, event));
         match self.fault {
             Fault::Lose(_) if struck => {}
             Fault::Double(_) if struck => {
                 tell(event.clone());
                 tell(event);
             }
-            Fault::Swap(_) if struck => book.held = Some(event),
+            Fault::Swap(_) if struck => book.held = Some((seq, event)),
             Fault::None | Fault::Lose(_) | Fault::Double(_) | Fault::Swap(_) | Fault::Refuse(_) => {
                 tell(event);
             }
         }
-        held.into_iter().for_each(tell);
+        told.extend(held);
+        for (seq, event) in told {
+            // Without a subscriber there is nobody to miss it.
+            drop(self.ring.send(event.clone()));
+            book.log.push((seq, event));
+        }
         Ok(
             json!({"id": id, "chat": message["to"], "status": "queued", "event_cursor": format!("3-{seq}")}),
         )
@@ -179,6 +189,26 @@ async fn batch(State(fake): State<Shared>, Json(body): Json<Value>) -> Response 
         })
         .collect();
     (StatusCode::ACCEPTED, Json(json!({"items": items}))).into_response()
+}
+
+/// Cursors are places in the log here, and opaque to readers anyway.
+async fn events(
+    State(fake): State<Shared>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Json<Value> {
+    let book = fake.book.lock().unwrap();
+    let end = book.log.len();
+    let from = match query["after"].as_str() {
+        "now" => end,
+        cursor => cursor.strip_prefix("9-").unwrap().parse().unwrap(),
+    };
+    let items: Vec<_> = book.log[from..]
+        .iter()
+        .take(1_000)
+        .map(|(seq, _)| json!({"seq": seq}))
+        .collect();
+    let next = format!("9-{}", from + items.len());
+    Json(json!({"items": items, "next_cursor": next}))
 }
 
 async fn phone(State(fake): State<Shared>, Json(body): Json<Value>) -> Json<Value> {
@@ -282,15 +312,28 @@ fn answer(fake: &Shared, frame: &str, events: &mut Option<Receiver<String>>) -> 
     let frame: Value = serde_json::from_str(frame).unwrap();
     match frame["op"].as_str().unwrap() {
         "subscribe" => {
-            assert_eq!(frame["after"], "now");
+            // Under the lock nothing is told: no gap, no repeat.
+            let book = fake.book.lock().unwrap();
             *events = Some(fake.ring.subscribe());
+            let replay: Vec<Value> = match frame["after"].as_str().unwrap() {
+                "now" => Vec::new(),
+                after => book
+                    .log
+                    .iter()
+                    .filter(|(seq, _)| after_of(after) < *seq)
+                    .map(|(_, event)| serde_json::from_str(event).unwrap())
+                    .collect(),
+            };
             let cursor = json!({"head": "3-0", "oldest": "3-0"});
             let ready =
                 json!({"op": "ready", "id": frame["id"], "session": "s_1", "cursor": cursor});
             // As the server may: an array.
-            Some(text(
-                &json!([{"op": "position", "cursor": "3-0", "events": 0}, ready]),
-            ))
+            let mut frames = vec![
+                json!({"op": "position", "cursor": "3-0", "events": 0}),
+                ready,
+            ];
+            frames.extend(replay);
+            Some(text(&Value::Array(frames)))
         }
         "request" => {
             assert_eq!(frame["method"], "send_message");
@@ -302,6 +345,13 @@ fn answer(fake: &Shared, frame: &str, events: &mut Option<Receiver<String>>) -> 
         }
         _ => None,
     }
+}
+
+/// The place in an event's cursor; those of the log stand for its start.
+fn after_of(cursor: &str) -> u32 {
+    cursor
+        .strip_prefix("3-")
+        .map_or(0, |seq| seq.parse().unwrap())
 }
 
 fn text(value: &Value) -> Message {

@@ -41,7 +41,12 @@ fn figure(report: &Value, name: &str) -> f64 {
     found.map_or(f64::NAN, |figure| figure["value"].as_f64().unwrap())
 }
 
-const SEND: &str = "send-receive --rate 200 --seconds 1 --warm-up 1 --senders 4 --unfiltered";
+/// A figure of the only leg of `SEND`.
+fn leg(report: &Value, name: &str) -> f64 {
+    figure(report, &format!("200/s, 128 B, JSON: {name}"))
+}
+
+const SEND: &str = "latency --rate 200 --seconds 1 --warm-up 1 --senders 4 --unfiltered";
 const FANOUT: &str = "fanout --subscribers 20 --rate 50 --seconds 1 --burst 200 --batch 50";
 
 #[tokio::test]
@@ -49,7 +54,10 @@ async fn a_sound_gateway_passes() {
     let fake = Fake::open(Fault::None).await;
     let (code, report) = load(&fake, SEND).await;
     assert_eq!(code, 0, "{report}");
-    assert!(figure(&report, "acknowledged") >= 399.0, "{report}");
+    assert!(
+        leg(&report, "acknowledged, with warm-up") >= 399.0,
+        "{report}"
+    );
     assert_eq!(report["latencies"][1]["count"], 200, "{report}");
     let (code, report) = load(&fake, FANOUT).await;
     assert_eq!(code, 0, "{report}");
@@ -57,13 +65,96 @@ async fn a_sound_gateway_passes() {
     assert!(fake.silenced());
 }
 
+const STORM: &str = "storm --sockets 20 --cuts 2 --rate 100 --seconds 1";
+const INGEST: &str =
+    "ingest --via rest,ws --connections 4 --chats 50 --seconds 1 --warm-up 0 --payload 128";
+
+#[tokio::test]
+async fn a_sound_gateway_weathers_a_storm() {
+    let fake = Fake::open(Fault::None).await;
+    let (code, report) = load(&fake, STORM).await;
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(report["latencies"][1]["count"], 40, "{report}");
+    assert!(figure(&report, "published") >= 200.0, "{report}");
+}
+
+#[tokio::test]
+async fn a_fault_in_the_log_is_found_by_those_who_read_it_later() {
+    for (fault, what) in [
+        (Fault::Lose(20), "lost"),
+        (Fault::Double(20), "doubled"),
+        (Fault::Swap(20), "disordered"),
+    ] {
+        let fake = Fake::open(fault).await;
+        let (code, report) = load(&fake, INGEST).await;
+        assert_eq!(code, 1, "{report}");
+        for door in ["REST, 128 B, 4 connections", "WebSocket, 128 B, 4 sockets"] {
+            assert!(
+                figure(&report, &format!("{door}: {what}")) >= 1.0,
+                "{door}: {report}"
+            );
+        }
+        let (code, report) = load(&fake, STORM).await;
+        assert_eq!(code, 1, "{report}");
+        let name = format!("all sockets together: {what}");
+        assert!(figure(&report, &name) >= 20.0, "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_threshold_sets_the_exit_code_and_a_fault_comes_first() {
+    let fake = Fake::open(Fault::None).await;
+    let send = "latency --rate 50 --seconds 1 --warm-up 0 --threshold";
+    let run = async |fake: &Fake, bound: &str| load(fake, &format!("{send} {bound}")).await.0;
+    assert_eq!(
+        run(&fake, "50/s,_128_B,_JSON:_lost<=0").await,
+        3,
+        "no such figure"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let html = folder.path().join("report.html");
+    let page = html.display().to_string();
+    let verdict = buho_loadtest::run(
+        [
+            "buho-loadtest",
+            "latency",
+            "--rate",
+            "50",
+            "--seconds",
+            "1",
+            "--warm-up",
+            "0",
+            "--url",
+        ]
+        .into_iter()
+        .map(str::to_owned)
+        .chain([
+            fake.url(),
+            "--key".into(),
+            fake::KEY.into(),
+            "--html".into(),
+            page,
+        ])
+        .chain([
+            "--threshold".into(),
+            "50/s, 128 B, JSON: due → event p99 >= 0".into(),
+        ]),
+    )
+    .await;
+    assert_eq!(verdict.exit_code, 0, "{verdict:?}");
+    let page = std::fs::read_to_string(html).unwrap();
+    assert!(page.contains("<svg") && page.contains("due → event"));
+    let fake = Fake::open(Fault::Lose(5)).await;
+    assert_eq!(run(&fake, "lots<=0").await, 1);
+}
+
 #[tokio::test]
 async fn a_lost_event_is_found() {
     let fake = Fake::open(Fault::Lose(50)).await;
     let (code, report) = load(&fake, SEND).await;
     assert_eq!(code, 1);
-    assert!(figure(&report, "lost") >= 7.0, "{report}");
-    assert!(figure(&report, "holes in seq") >= 7.0, "{report}");
+    assert!(leg(&report, "lost") >= 7.0, "{report}");
+    assert!(leg(&report, "holes in seq") >= 7.0, "{report}");
     let (code, report) = load(&fake, FANOUT).await;
     assert_eq!(code, 1);
     assert!(figure(&report, "burst to 20: lost") >= 80.0, "{report}");
@@ -74,7 +165,7 @@ async fn a_doubled_event_is_found() {
     let fake = Fake::open(Fault::Double(50)).await;
     let (code, report) = load(&fake, SEND).await;
     assert_eq!(code, 1);
-    assert!(figure(&report, "doubled") >= 7.0, "{report}");
+    assert!(leg(&report, "doubled") >= 7.0, "{report}");
     let (code, report) = load(&fake, FANOUT).await;
     assert_eq!(code, 1);
     assert!(figure(&report, "burst to 20: doubled") >= 80.0, "{report}");
@@ -85,8 +176,8 @@ async fn disorder_is_found() {
     let fake = Fake::open(Fault::Swap(50)).await;
     let (code, report) = load(&fake, SEND).await;
     assert_eq!(code, 1);
-    assert!(figure(&report, "disordered") >= 7.0, "{report}");
-    assert_eq!(figure(&report, "doubled").to_bits(), 0.0_f64.to_bits());
+    assert!(leg(&report, "disordered") >= 7.0, "{report}");
+    assert_eq!(leg(&report, "doubled").to_bits(), 0.0_f64.to_bits());
     let (code, report) = load(&fake, FANOUT).await;
     assert_eq!(code, 1);
     assert!(
@@ -101,7 +192,7 @@ async fn refusals_are_counted_by_code_and_are_no_loss() {
     let (code, report) = load(&fake, SEND).await;
     assert_eq!(code, 0, "{report}");
     assert!(
-        report["errors"]["503 busy"].as_u64().unwrap() >= 30,
+        report["errors"]["send: 503 busy"].as_u64().unwrap() >= 30,
         "{report}"
     );
 }
@@ -110,9 +201,9 @@ async fn refusals_are_counted_by_code_and_are_no_loss() {
 async fn every_door_is_counted_by_its_acknowledgements() {
     let fake = Fake::open(Fault::None).await;
     let doors = [
-        ("rest", "REST, 4 connections: messages"),
-        ("batch", "batches of 10, 4 connections: messages"),
-        ("ws", "WebSocket, 4 sockets: messages"),
+        ("rest", "REST, 128 B, 4 connections: messages"),
+        ("batch", "batches of 10, 128 B, 4 connections: messages"),
+        ("ws", "WebSocket, 128 B, 4 sockets: messages"),
     ];
     for (via, name) in doors {
         let arguments = format!(

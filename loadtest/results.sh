@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Runs every scenario, the yardsticks and the peers, and writes RESULTS.md from their reports.
+#
+#   loadtest/results.sh OUT GATEWAY [part …]
+#
+# OUT      folder for the reports; it should lie on the disk that is to be measured. A part whose report is there
+#          already is not run again, so that an interrupted run goes on.
+# GATEWAY  the binary buho, a release build
+# part     some of: ratios ingest latency fanout idle storm history start mix soak yardstick peers render
+#
+# Environment:
+#   LOADTEST  the binary buho-loadtest; without it, the one beside GATEWAY
+#   STORE     more arguments for the gateway, such as "--store cql --contact-points 127.0.0.1:9042"
+#   LEVELS    levels of `history`; the largest one needs about 2 KiB of free disk for each message
+#   MINUTES   length of `soak`
+#   QUICK=1   everything small, to see that it works; its figures say nothing
+#   RESULTS   the page; without it, RESULTS.md beside this script
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    sed -n '2,18p' "$0" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+gateway=$(realpath "$2")
+shift 2
+load=$(realpath "${LOADTEST:-$(dirname "$gateway")/buho-loadtest}")
+results=${RESULTS:-$here/RESULTS.md}
+read -r -a store <<<"${STORE:-}"
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(ratios ingest latency fanout idle storm start mix history yardstick peers soak render)
+
+if [ "${QUICK:-}" = 1 ]; then
+    seconds=1 subscribers=50 sockets=100 devices=50 hour=1 levels=${LEVELS:-1000,10000} minutes=${MINUTES:-0.2}
+    rates=100 connections=8 payloads=128 cool=5
+else
+    seconds=8 subscribers=1000 sockets=2000 devices=10000 hour=10 minutes=${MINUTES:-20}
+    levels=${LEVELS:-10000,100000,1000000,10000000}
+    rates=250,1000,2000 connections=64 payloads=128,1024,8192 cool=150
+fi
+bad=0
+
+# NAME SCENARIO ARGUMENTS…: a report of its own, unless there is one.
+report() {
+    local name=$1
+    shift
+    if [ -s "$out/$name.json" ]; then
+        echo "== $name: there already"
+        return
+    fi
+    echo "== $name: $*"
+    local code=0
+    "$load" "$@" --json "$out/$name.json.new" --html "$out/$name.html" || code=$?
+    [ ! -s "$out/$name.json.new" ] || mv "$out/$name.json.new" "$out/$name.json"
+    # 1 is loss or a part that could not be run, 3 a bound that was not kept; the page tells both.
+    [ $code -eq 0 ] || { echo "== $name: exit code $code" >&2; bad=1; }
+}
+
+gateway_report() {
+    local name=$1
+    shift
+    report "$name" "$@" --start "$gateway" ${store[@]+"${store[@]}"}
+}
+
+render() {
+    local reports=() name
+    for name in ratios ingest latency fanout-json fanout-msgpack idle storm-json storm-msgpack start mix history soak \
+        yardstick peer-nats peer-centrifuge; do
+        [ ! -s "$out/$name.json" ] || reports+=("$out/$name.json")
+    done
+    {
+        cat "$here/results-head.md"
+        echo
+        echo "Versions: $("$gateway" --version), $("$load" --version)$(cat "$out"/peer-*.version 2>/dev/null | sed 's/^/, /' | tr -d '\n')."
+        echo
+        [ "${QUICK:-}" != 1 ] || printf '**A quick run: these figures say nothing.**\n\n'
+        "$load" render "${reports[@]}"
+        if [ -s "$out/peer-wrk.txt" ]; then
+            # shellcheck disable=SC2016 # The backticks are Markdown.
+            printf '## wrk, a second opinion on REST sends\n\n```text\n%s\n```\n' "$(cat "$out/peer-wrk.txt")"
+        fi
+    } >"$out/RESULTS.md"
+    cp "$out/RESULTS.md" "$results"
+    echo "== $results"
+}
+
+for part in "${parts[@]}"; do
+    case $part in
+    ratios)
+        gateway_report ratios ratios --scratch "$out" --ingest-seconds $seconds --subscribers $subscribers \
+            --sockets $sockets --devices $((devices / 10 + 1)) --seconds $seconds
+        ;;
+    ingest)
+        gateway_report ingest ingest --via rest,batch,ws --codec json,msgpack --connections $connections \
+            --payload $payloads --seconds $seconds
+        ;;
+    latency)
+        gateway_report latency latency --rate $rates --codec json,msgpack --seconds $seconds --payload 128
+        ;;
+    fanout)
+        for codec in json msgpack; do
+            gateway_report fanout-$codec fanout --codec $codec --subscribers $subscribers --seconds $seconds
+        done
+        ;;
+    idle) gateway_report idle idle --sockets $sockets --devices $((devices / 10 + 1)) ;;
+    storm)
+        for codec in json msgpack; do
+            gateway_report storm-$codec storm --codec $codec --sockets $sockets --seconds $seconds
+        done
+        ;;
+    history)
+        gateway_report history history --levels "$levels" --data "$out/history-data" --seconds $seconds
+        rm -rf "$out/history-data" "$out/history-data.filled.json"
+        ;;
+    start) gateway_report start start --devices $devices ;;
+    mix) gateway_report mix mix --hour-seconds $hour ;;
+    soak) gateway_report soak soak --minutes "$minutes" --cool-down $cool ;;
+    yardstick) report yardstick yardstick --scratch "$out" --store-seconds $seconds --subscribers $subscribers ;;
+    peers)
+        SUBSCRIBERS=$subscribers SOCKETS=$sockets STORM=$sockets SECONDS_EACH=$seconds \
+            "$here/peers/run.sh" "$out" "$load" "$gateway" || bad=1
+        ;;
+    render) render ;;
+    *)
+        echo "no such part: $part" >&2
+        exit 2
+        ;;
+    esac
+done
+exit $bad

@@ -1,0 +1,485 @@
+//! `storm`: all sockets are cut at once, come back at once and resume, while traffic flows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::fanout::Stage;
+use super::mebibytes;
+use super::pace::Pace;
+use super::publisher::{Publication, Publisher};
+use super::subscribers::Seen;
+use crate::client::calls::Api;
+use crate::client::payload::{Codec, Payload};
+use crate::client::ws::{Dialect, Socket};
+use crate::error::LoadError;
+use crate::latency::Latencies;
+use crate::progress;
+use crate::report::{ErrorCounts, Report, float};
+use crate::server::usage;
+use crate::target::{Gateway, TargetOptions};
+
+/// Longer than any run.
+const A_DAY: Duration = Duration::from_hours(24);
+/// How long coming back may take.
+const BACK: Duration = Duration::from_mins(2);
+/// The longest wait before a refused handshake is tried again.
+const BACK_OFF: Duration = Duration::from_secs(2);
+/// How long a socket may take to end.
+const END: Duration = Duration::from_secs(20);
+/// How long nothing may arrive before what is missing counts as lost.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The size of a storm.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Load {
+    /// Sockets.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    sockets: u64,
+    /// How often all of them are cut.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    cuts: u32,
+    /// Messages a second that flow meanwhile.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rate: u32,
+    /// Seconds of traffic before each cut, and after the last.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Handshakes at a time. A real storm has no such bound; this program shares the machine.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    handshakes: u64,
+    /// Bytes of text in a message.
+    #[arg(long, default_value_t = 128)]
+    payload: usize,
+    /// Encoding of the sockets.
+    #[arg(long, value_enum, default_value_t = Codec::Json)]
+    pub(crate) codec: Codec,
+}
+
+impl Load {
+    /// A storm of so many sockets, the rest by default.
+    pub(crate) fn of(sockets: u64, seconds: u64) -> Self {
+        Self {
+            sockets,
+            cuts: 3,
+            rate: 20,
+            seconds,
+            handshakes: 256,
+            payload: 128,
+            codec: Codec::Json,
+        }
+    }
+}
+
+/// Options of `storm`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) target: TargetOptions,
+    #[command(flatten)]
+    load: Load,
+}
+
+/// Runs the scenario.
+pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Report, LoadError> {
+    let mut report = Report::new("storm");
+    let api = Api::new(gateway.endpoint.clone());
+    api.silence_phones(&gateway.device).await?;
+    let stage = Stage::of(gateway, options.load.codec);
+    let head = api.head().await?;
+    run(&stage, &options.load, &head, &mut report).await?;
+    Ok(report)
+}
+
+/// What tells the sockets what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Read; the number rises with each cut.
+    Read(u32),
+    /// Say what was seen, and end.
+    End,
+}
+
+/// How coming back went, for one socket and one cut.
+#[derive(Debug, Clone, Copy)]
+struct Back {
+    /// From the cut to the subscription.
+    subscribed: Duration,
+    /// From the cut until everything that was published before the subscription was read.
+    caught_up: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Shared {
+    stage: Stage,
+    orders: watch::Receiver<Order>,
+    handshakes: Arc<Semaphore>,
+    /// The newest published place.
+    head: Arc<AtomicU64>,
+    origin: Instant,
+    /// One answer for each socket and cut, and one for the first opening.
+    back: mpsc::Sender<Option<Back>>,
+}
+
+/// Cuts and resumes. Where the server can't resume, what was missed is not judged.
+pub(crate) async fn run(
+    stage: &Stage,
+    load: &Load,
+    after: &str,
+    report: &mut Report,
+) -> Result<(), LoadError> {
+    let origin = Instant::now();
+    let head = Arc::new(AtomicU64::new(0));
+    let (order, orders) = watch::channel(Order::Read(0));
+    let count = usize::try_from(load.sockets).unwrap_or(1);
+    let (back, mut backs) = mpsc::channel(count);
+    let shared = Shared {
+        stage: stage.clone(),
+        orders,
+        handshakes: Arc::new(Semaphore::new(
+            usize::try_from(load.handshakes).unwrap_or(1),
+        )),
+        head: Arc::clone(&head),
+        origin,
+        back,
+    };
+    let mut sockets = JoinSet::new();
+    for index in 0..count {
+        let client = Client::new(shared.clone(), after, index % 16 == 0);
+        sockets.spawn(client.run());
+    }
+    drop(shared);
+    gather(&mut backs, count, "opening sockets").await?;
+    let before = stage.pid.map(usage).transpose()?;
+    let mut publishing = JoinSet::new();
+    let (enough, stopped) = watch::channel(false);
+    publishing.spawn(publish(stage.clone(), load.clone(), origin, head, stopped));
+    let (mut subscribed, mut caught_up) = (Latencies::new(), Latencies::new());
+    let mut slowest = Duration::ZERO;
+    let mut highest = before.map_or(0, |usage| usage.rss);
+    for cut in 1..=load.cuts {
+        let name = format!("storm, cut {cut}");
+        progress::wait(Instant::now() + Duration::from_secs(load.seconds), &name).await;
+        let began = Instant::now();
+        // With all sockets ended, `gather` says so.
+        order.send(Order::Read(cut)).ok();
+        for back in gather(&mut backs, count, &name)
+            .await?
+            .into_iter()
+            .flatten()
+        {
+            subscribed.record(back.subscribed);
+            caught_up.record(back.caught_up);
+        }
+        slowest = slowest.max(began.elapsed());
+        let now = stage.pid.map(usage).transpose()?;
+        highest = highest.max(now.map_or(0, |usage| usage.rss));
+    }
+    progress::wait(Instant::now() + Duration::from_secs(load.seconds), "storm").await;
+    // The publisher first: a socket ends when it has read all that was published.
+    enough.send(true).ok();
+    let (seqs, errors) = match publishing.join_next().await {
+        Some(joined) => {
+            joined.map_err(|error| LoadError::Protocol(format!("the publisher: {error}")))?
+        }
+        None => (Vec::new(), ErrorCounts::default()),
+    };
+    order.send(Order::End).ok();
+    report.figure(
+        "published",
+        float(u64::try_from(seqs.len()).unwrap_or(0)),
+        "messages",
+    );
+    report.figure(
+        "all back and caught up, slowest cut",
+        slowest.as_secs_f64(),
+        "s",
+    );
+    report.latency("cut → subscribed again", &subscribed);
+    report.latency("cut → caught up", &caught_up);
+    if let Some(before) = before {
+        report.figure(
+            "server memory before the first cut",
+            mebibytes(before.rss),
+            "MiB",
+        );
+        report.figure(
+            "server memory after a cut, at most",
+            mebibytes(highest),
+            "MiB",
+        );
+    }
+    report.errors(errors);
+    if seqs.is_empty() {
+        report.fault("nothing was published");
+    }
+    audit(stage, sockets, count, &seqs, report).await
+}
+
+async fn gather(
+    backs: &mut mpsc::Receiver<Option<Back>>,
+    count: usize,
+    label: &str,
+) -> Result<Vec<Option<Back>>, LoadError> {
+    let bar = progress::bar(u64::try_from(count).unwrap_or(u64::MAX), label);
+    let mut found = Vec::with_capacity(count);
+    let all = async {
+        while found.len() < count {
+            let Some(back) = backs.recv().await else {
+                break;
+            };
+            bar.inc(1);
+            found.push(back);
+        }
+    };
+    let late = timeout(BACK, all).await.is_err();
+    bar.finish_and_clear();
+    if late || found.len() < count {
+        let back = found.len();
+        return Err(LoadError::Protocol(format!(
+            "{label}: of {count} sockets {back} were there after {BACK:?}"
+        )));
+    }
+    Ok(found)
+}
+
+async fn publish(
+    stage: Stage,
+    load: Load,
+    origin: Instant,
+    head: Arc<AtomicU64>,
+    mut stopped: watch::Receiver<bool>,
+) -> (Vec<u64>, ErrorCounts) {
+    let publication = Publication {
+        device: stage.device,
+        chats: 100,
+        payload: load.payload,
+    };
+    let mut publisher = Publisher::new(&stage.endpoint, stage.dialect, &publication, origin);
+    let (start, pace) = (Instant::now(), Pace::constant(load.rate, A_DAY));
+    let mut errors = ErrorCounts::default();
+    for message in 0..pace.count() {
+        let due = start + pace.due(message).unwrap_or(A_DAY);
+        tokio::select! {
+            biased;
+            _ = stopped.changed() => break,
+            () = sleep_until(due) => {}
+        }
+        match publisher.one(due).await {
+            Ok(()) => head.store(
+                publisher.seqs.last().copied().unwrap_or_default(),
+                Ordering::Release,
+            ),
+            Err(error) => errors.count(format!("publishing: {}", error.tally_name())),
+        }
+    }
+    (publisher.seqs, errors)
+}
+
+async fn audit(
+    stage: &Stage,
+    mut sockets: JoinSet<Result<Seen, LoadError>>,
+    count: usize,
+    seqs: &[u64],
+    report: &mut Report,
+) -> Result<(), LoadError> {
+    let (mut lost, mut doubled, mut disordered, mut ended) = (0, 0, 0, 0);
+    let mut delays = Latencies::new();
+    let mut closed = 0;
+    while let Ok(Some(joined)) = timeout(END, sockets.join_next()).await {
+        let seen = joined.map_err(|error| LoadError::Protocol(format!("a socket: {error}")))??;
+        closed += 1;
+        lost += seen.audit.lost(seqs);
+        doubled += seen.audit.doubled;
+        disordered += seen.audit.disordered + seen.audit.outside;
+        ended += u64::from(!seen.stayed);
+        if let Some(latencies) = &seen.latencies {
+            delays.merge(latencies);
+        }
+        report.errors(seen.errors);
+    }
+    report.fault_if(ended, "sockets ended by themselves");
+    report.fault_if(
+        u64::try_from(count.saturating_sub(closed)).unwrap_or(u64::MAX),
+        "sockets did not say what they saw",
+    );
+    report.latency("due → delivered, resumed ones too", &delays);
+    match stage.dialect {
+        Dialect::Gateway(_) => {
+            let counts = [
+                ("lost", lost),
+                ("doubled", doubled),
+                ("disordered", disordered),
+            ];
+            report.must_be_zero("all sockets together", "deliveries", &counts);
+        }
+        Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => {
+            report.figure(
+                "missed while away (there is no resume)",
+                float(lost),
+                "deliveries",
+            );
+            report.must_be_zero(
+                "all sockets together",
+                "deliveries",
+                &[("doubled", doubled)],
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A client that keeps its cursor, and nothing else, over its connections.
+struct Client {
+    shared: Shared,
+    cursor: String,
+    last: u64,
+    seen: Seen,
+}
+
+impl Client {
+    fn new(shared: Shared, after: &str, sampled: bool) -> Self {
+        Self {
+            shared,
+            cursor: after.to_owned(),
+            last: 0,
+            seen: Seen::new(sampled),
+        }
+    }
+
+    async fn run(mut self) -> Result<Seen, LoadError> {
+        let mut socket = self.open().await?;
+        self.told(None).await?;
+        let mut orders = self.shared.orders.clone();
+        loop {
+            let message = tokio::select! {
+                biased;
+                changed = orders.changed() => {
+                    let order = *orders.borrow_and_update();
+                    match (order, changed) {
+                        (Order::Read(_), Ok(())) => {
+                            // No close frame: the connection is just gone.
+                            drop(socket);
+                            socket = self.come_back().await?;
+                            continue;
+                        }
+                        (Order::Read(_), Err(_)) | (Order::End, _) => break,
+                    }
+                }
+                message = socket.message() => message,
+            };
+            match message.and_then(|message| self.take(&message)) {
+                Ok(()) => {}
+                Err(error) => {
+                    self.seen.errors.count(error.tally_name());
+                    return Ok(self.seen);
+                }
+            }
+        }
+        // What was published last may still be on its way.
+        let target = self.shared.head.load(Ordering::Acquire);
+        while self.last < target {
+            let Ok(message) = timeout(SILENCE, socket.message()).await else {
+                break;
+            };
+            self.take(&message?)?;
+        }
+        self.seen.stayed = true;
+        Ok(self.seen)
+    }
+
+    async fn come_back(&mut self) -> Result<Socket, LoadError> {
+        let began = Instant::now();
+        let mut socket = self.open().await?;
+        let subscribed = began.elapsed();
+        let target = self.shared.head.load(Ordering::Acquire);
+        let resumes = matches!(self.shared.stage.dialect, Dialect::Gateway(_));
+        while resumes && self.last < target {
+            let message = timeout(BACK, socket.message())
+                .await
+                .map_err(|_| LoadError::Protocol("resumed, and nothing came".to_owned()))??;
+            self.take(&message)?;
+        }
+        let caught_up = began.elapsed();
+        self.told(Some(Back {
+            subscribed,
+            caught_up,
+        }))
+        .await?;
+        Ok(socket)
+    }
+
+    async fn told(&self, back: Option<Back>) -> Result<(), LoadError> {
+        let gone = |_| LoadError::Protocol("the storm was given up".to_owned());
+        self.shared.back.send(back).await.map_err(gone)
+    }
+
+    async fn open(&mut self) -> Result<Socket, LoadError> {
+        let until = Instant::now() + BACK;
+        let mut wait = Duration::from_millis(50);
+        loop {
+            let opened = self.try_open().await;
+            match opened {
+                Ok((socket, ready)) => {
+                    if let Some(ready) = ready {
+                        self.take(&ready)?;
+                    }
+                    return Ok(socket);
+                }
+                Err(error) if Instant::now() < until && is_load(&error) => {
+                    let name = error.tally_name();
+                    self.seen.errors.count(format!("handshake: {name}"));
+                    sleep(wait).await;
+                    wait = (wait * 2).min(BACK_OFF);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_open(&self) -> Result<(Socket, Option<Payload>), LoadError> {
+        let _turn = self
+            .shared
+            .handshakes
+            .acquire()
+            .await
+            .map_err(|_| LoadError::Protocol("the handshakes ended".to_owned()))?;
+        let stage = &self.shared.stage;
+        let mut socket = Socket::open(&stage.endpoint, stage.dialect).await?;
+        let filter = json!({"types": ["message.created"]});
+        let ready = socket.subscribe(&filter, &self.cursor).await?;
+        Ok((socket, ready))
+    }
+
+    fn take(&mut self, message: &Payload) -> Result<(), LoadError> {
+        let frames = message.frames()?;
+        let mut newest = frames.iter().rev();
+        if let Some(entry) = newest.find_map(|frame| frame.event.as_ref()) {
+            self.last = entry.seq;
+            self.cursor = format!("{}-{}", entry.epoch, entry.seq);
+        }
+        self.seen
+            .take(message, self.shared.origin.elapsed())
+            .map(drop)
+    }
+}
+
+/// Whether a handshake failed because the server, or this machine, has too much to do.
+fn is_load(error: &LoadError) -> bool {
+    match error {
+        LoadError::Refused { problem, .. } => matches!(problem.status, 429 | 503),
+        LoadError::Io { .. } | LoadError::Socket { .. } => true,
+        LoadError::Body { .. }
+        | LoadError::Response(_)
+        | LoadError::Closed { .. }
+        | LoadError::Protocol(_)
+        | LoadError::Target(_)
+        | LoadError::Yardstick { .. } => false,
+    }
+}

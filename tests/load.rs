@@ -1,0 +1,147 @@
+//! A smoke of each load scenario against the real binary, seconds each. It fails on loss, repeats, disorder, or a
+//! scenario that can't be run; never on speed.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use serde_json::Value;
+
+/// Runs a scenario small, against a gateway of its own; answers the report.
+async fn smoke(arguments: &str) -> Value {
+    let words = ["buho-loadtest"].into_iter().chain(arguments.split(' '));
+    let gateway = ["--start", env!("CARGO_BIN_EXE_buho")];
+    let verdict = buho_loadtest::run(words.chain(gateway)).await;
+    assert_eq!(verdict.error, None, "{arguments}");
+    let report = verdict.report.unwrap();
+    // 3: all was there and in order, and a bound of time or memory was not kept. This machine may be busy.
+    assert!(
+        matches!(verdict.exit_code, 0 | 3),
+        "{arguments}: {:#}\n{:#}",
+        report["faults"],
+        report["errors"]
+    );
+    report
+}
+
+fn figure(report: &Value, name: &str) -> f64 {
+    let figures = report["figures"].as_array().unwrap();
+    let found = figures.iter().find(|figure| figure["name"] == name);
+    found.map_or(f64::NAN, |figure| figure["value"].as_f64().unwrap())
+}
+
+fn latencies(report: &Value, name: &str) -> u64 {
+    let rows = report["latencies"].as_array().unwrap();
+    let found = rows.iter().find(|row| row["name"] == name);
+    found.map_or(0, |row| row["count"].as_u64().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_door_takes_messages_and_the_log_has_each_once() {
+    let report = smoke(
+        "ingest --via rest,batch,ws --codec json,msgpack --connections 4 --batch 20 --seconds 1 --warm-up 0 \
+         --payload 128,8192",
+    )
+    .await;
+    let doors = [
+        "REST, 128 B, 4 connections",
+        "REST, 8192 B, 4 connections",
+        "batches of 20, 128 B, 4 connections",
+        "WebSocket, 128 B, 4 sockets",
+        "WebSocket in MessagePack, 8192 B, 4 sockets",
+    ];
+    for door in doors {
+        assert!(
+            figure(&report, &format!("{door}: messages")) > 0.0,
+            "{door}: {report:#}"
+        );
+        assert!(
+            figure(&report, &format!("{door}: records a message")) >= 1.0,
+            "{door}: {report:#}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_arrives_in_both_encodings() {
+    let report = smoke(
+        "latency --rate 50 --senders 4 --seconds 1 --warm-up 1 --codec json,msgpack --payload 1024 --unfiltered",
+    )
+    .await;
+    for encoding in ["JSON", "MessagePack"] {
+        assert_eq!(
+            latencies(&report, &format!("50/s, 1024 B, {encoding}: due → event")),
+            50,
+            "{report:#}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_subscribers_get_everything() {
+    for codec in ["json", "msgpack"] {
+        let load = "--subscribers 20 --rate 20 --seconds 1 --burst 200 --batch 50";
+        let report = smoke(&format!("fanout {load} --codec {codec}")).await;
+        assert!(
+            figure(&report, "burst to 20: deliveries") > 0.0,
+            "{report:#}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_sockets_and_devices_are_weighed() {
+    let report = smoke("idle --sockets 50 --devices 10").await;
+    assert!(
+        figure(&report, "gateway: memory of an idle device") >= 0.0,
+        "{report:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_loses_nothing() {
+    for codec in ["json", "msgpack"] {
+        let report = smoke(&format!(
+            "storm --sockets 40 --cuts 2 --rate 20 --seconds 1 --codec {codec}"
+        ))
+        .await;
+        assert_eq!(latencies(&report, "cut → caught up"), 80, "{report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histories_are_whole_at_each_level() {
+    let report = smoke("history --levels 1000,4000 --rate 20 --seconds 1").await;
+    for level in [1_000, 4_000] {
+        let name = format!("{level} messages: newest page of a chat");
+        assert_eq!(latencies(&report, &name), 20, "{report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_connect_again_after_a_restart() {
+    let report = smoke("start --devices 20").await;
+    assert!(
+        figure(&report, "restart: until all were connected") > 0.0,
+        "{report:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_of_traffic_is_heard_in_full() {
+    let report = smoke("mix --peak 60 --hour-seconds 1 --connections 8 --subscribers 4").await;
+    assert!(
+        figure(&report, "message.received heard") > 0.0,
+        "{report:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_soak_keeps_its_books() {
+    let report = smoke(
+        "soak --minutes 0.1 --rate 40 --connections 4 --subscribers 4 --churn 4 --cool-down 1",
+    )
+    .await;
+    assert!(figure(&report, "memory: slope").is_finite(), "{report:#}");
+}
