@@ -1,10 +1,12 @@
 //! CQL servers of a case's own, apart from the one that all share, to do harm to.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
+use super::cql_settings;
 use super::server::Lease;
 
 /// One node or three, on addresses of their own.
@@ -35,9 +37,9 @@ impl Cluster {
         self.lease.contact_points(self.nodes)
     }
 
-    /// Ends a node in good order.
-    pub(crate) async fn stop(&self, node: usize) {
-        self.say("stop", node).await;
+    /// The lines of the configuration that put a gateway with this data folder on these nodes, each with all rows.
+    pub(crate) fn settings(&self, data: &Path) -> String {
+        cql_settings(data, &self.contact_points(), self.nodes)
     }
 
     /// SIGKILL to a node.
@@ -45,7 +47,7 @@ impl Cluster {
         self.say("kill", node).await;
     }
 
-    /// Starts a node that was stopped or killed, on what it has on its disk, and waits until it answers.
+    /// Starts a node that was killed, on what it has on its disk, and waits until it answers.
     pub(crate) async fn start_one(&self, node: usize) {
         self.say("start-one", node).await;
     }

@@ -36,7 +36,7 @@ pub(crate) use store::{Store, cql_settings};
 pub(crate) use wait::{Dice, PATIENCE, option, say, seed, until, until_some};
 
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use gateway::Gateway;
 use gateway::config::Config;
@@ -61,13 +61,8 @@ impl House {
 
     /// As [`Self::open`], with more settings, such as `chats.idle_ms = 1`.
     pub(crate) async fn open_with(settings: &str) -> Self {
-        Self::open_on(|data| Store::current().settings(data), settings).await
-    }
-
-    /// As [`Self::open_with`], on a store that is told by its settings for a data folder.
-    pub(crate) async fn open_on(store: impl FnOnce(&Path) -> String, settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the store");
-        let store = store(&data(&folder));
+        let store = Store::current().settings(&data(&folder));
         let gateway = start(&store, settings).await;
         let base = Base::default();
         base.set(&format!("http://{}", gateway.address()));

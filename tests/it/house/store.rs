@@ -52,18 +52,19 @@ impl Store {
 ",
                 data.display()
             ),
-            Self::Cql => cql_settings(data, server::contact_points()),
+            Self::Cql => cql_settings(data, server::contact_points(), 1),
         }
     }
 }
 
-/// A CQL store at these servers. All gateways share a keyspace, since making tables is slow; each data folder stands
-/// for a cluster of its own in it.
-pub(crate) fn cql_settings(data: &Path, contact_points: &[String]) -> String {
+/// A CQL store at these servers, with so many copies of each row. All gateways share a keyspace, since making tables is
+/// slow; each data folder stands for a cluster of its own in it.
+pub(crate) fn cql_settings(data: &Path, contact_points: &[String], copies: usize) -> String {
     let cluster = RUN.hash_one(data);
     format!(
         "store.path = \"{}\"\nstore.kind = \"cql\"\nstore.cql.contact_points = {contact_points:?}\n\
-         store.cql.keyspace = \"buho_test\"\nstore.cql.replication = \"1\"\nstore.cql.cluster = \"test-{cluster:016x}\"\n",
+         store.cql.keyspace = \"buho_test\"\nstore.cql.replication = \"{copies}\"\n\
+         store.cql.cluster = \"test-{cluster:016x}\"\n",
         data.display()
     )
 }

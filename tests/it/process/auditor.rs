@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::house::{Client, Device, Dice, cursor_of, ladder, phone, read_log, text, walk};
+use crate::house::{Answer, Client, Device, Dice, cursor_of, ladder, phone, read_log, text, walk};
 
 /// Without any progress for this long a run has stalled.
 const STALL_MAX: Duration = Duration::from_secs(60);
@@ -26,6 +26,8 @@ pub(crate) struct Auditor {
     sent: Mutex<BTreeSet<String>>,
     acknowledged: Mutex<BTreeMap<String, Acknowledged>>,
     count: AtomicUsize,
+    refused: AtomicUsize,
+    unknown: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -33,6 +35,39 @@ impl Auditor {
     /// Acknowledgements so far.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were told that nothing was stored.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were told that nobody knows.
+    pub(crate) fn unknown(&self) -> usize {
+        self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// Enters an answer that is no acknowledgement: it must be one after which the sender may come again.
+    fn turned_away(&self, answer: &Answer) {
+        let errors = answer.body["items"].as_array();
+        let errors = errors.map_or_else(
+            || vec![&answer.body],
+            |items| items.iter().map(|it| &it["error"]).collect(),
+        );
+        let (mut refused, mut unknown) = (false, false);
+        for error in errors.into_iter().filter(|it| it.is_object()) {
+            match error["status"].as_u64() {
+                Some(503) => refused = true,
+                Some(504) if error["code"] == "outcome_unknown" => unknown = true,
+                _ => panic!("{}: {}", answer.what, answer.text()),
+            }
+        }
+        let is_wait = answer.status == 503;
+        assert!(!is_wait || answer.header("retry-after").is_some());
+        self.refused
+            .fetch_add(usize::from(refused), Ordering::Relaxed);
+        self.unknown
+            .fetch_add(usize::from(unknown), Ordering::Relaxed);
     }
 
     /// Tells the senders to finish what they hold.
@@ -244,7 +279,7 @@ impl Sender {
                 if answer.status == 202 {
                     return self.auditor.acknowledge(&key, &answer.body);
                 }
-                assert_eq!(answer.status, 503, "{}", answer.text());
+                self.auditor.turned_away(&answer);
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -281,13 +316,7 @@ impl Sender {
                         .zip(&items)
                         .for_each(|(key, it)| self.auditor.acknowledge(key, &it["ok"]));
                 }
-                let refusals = items.iter().filter(|it| it["error"].is_object());
-                let is_wait = refusals.into_iter().all(|it| it["error"]["status"] == 503);
-                assert!(
-                    is_wait && matches!(answer.status, 202 | 503),
-                    "{}",
-                    answer.text()
-                );
+                self.auditor.turned_away(&answer);
                 was_refused = true;
             }
             sleep(Duration::from_millis(5)).await;

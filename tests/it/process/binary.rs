@@ -70,16 +70,26 @@ pub(crate) async fn run(mut command: Command) -> (Option<i32>, String, String) {
 impl Binary {
     /// Starts `buho serve` on a folder; it must come to listen.
     pub(crate) async fn serve(data: &Path) -> Self {
-        let arguments = serve_arguments(data);
-        let command = buho(&arguments.each_ref().map(String::as_str));
-        Self::start(command, data).await
+        Self::serve_on(data, &Store::current().settings(data)).await
     }
 
-    /// Starts any command that runs the gateway on that folder, and on the case's store; a process that ends instead of listening fails the test.
-    pub(crate) async fn start(mut command: Command, data: &Path) -> Self {
+    /// As [`Self::serve`], on a store that is told by its settings.
+    pub(crate) async fn serve_on(data: &Path, store: &str) -> Self {
+        let arguments = serve_arguments(data);
+        let command = buho(&arguments.each_ref().map(String::as_str));
+        Self::start_on(command, data, store).await
+    }
+
+    /// Starts any command that runs the gateway on that folder, and on the case's store; a process that ends instead of
+    /// listening fails the test.
+    pub(crate) async fn start(command: Command, data: &Path) -> Self {
+        Self::start_on(command, data, &Store::current().settings(data)).await
+    }
+
+    async fn start_on(mut command: Command, data: &Path, store: &str) -> Self {
         let (log, config) = (data.with_extension("stderr"), data.with_extension("toml"));
         fs::create_dir_all(log.parent().unwrap()).unwrap();
-        fs::write(&config, Store::current().settings(data)).unwrap();
+        fs::write(&config, store).unwrap();
         command
             .arg("--config")
             .arg(config)

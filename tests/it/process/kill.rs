@@ -53,6 +53,7 @@ async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
     auditor.end();
     // A sender that found something wrong has panicked: that fails the test here.
     senders.join_all().await;
+    assert_eq!(auditor.unknown(), 0, "calls with an answer of 504");
     until_settled(&client, &devices).await;
     auditor.audit(&client, &devices).await;
     assert!(gateway.terminate().await.success());
@@ -63,7 +64,7 @@ async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
 }
 
 /// Waits until the network has everything, as long as there is progress.
-async fn until_settled(client: &Client, devices: &[Device]) {
+pub(super) async fn until_settled(client: &Client, devices: &[Device]) {
     let mut head = String::new();
     let mut standing = 0;
     while standing < 60 {

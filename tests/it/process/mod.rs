@@ -8,6 +8,7 @@ mod demo;
 mod exits;
 mod filesystem;
 mod kill;
+mod outage;
 mod powercut;
 mod slow;
 mod strace;
@@ -22,6 +23,7 @@ pub(crate) const CASES: &[&[Case]] = &[
     demo::CASES,
     exits::CASES,
     kill::CASES,
+    outage::CASES,
     powercut::CASES,
     slow::CASES,
     strace::CASES,
