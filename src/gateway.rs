@@ -182,6 +182,8 @@ impl Gateway {
         let serve_limits = ServeLimits {
             connections: config.server.connections_max,
             head_time: config.server.header_time_max(),
+            // A socket that stalls is told so first, by its own session.
+            write_stall: config.streams.write_stall() + SOCKETS_END_MAX,
             grace: config.server.stop_time_max().mul_f64(GRACE_SHARE),
         };
         let (routes, sockets) = http::router(api.clone());

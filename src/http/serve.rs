@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt;
 
 use super::layers::draw_request_id;
@@ -42,6 +43,8 @@ pub(crate) struct ServeLimits {
     pub(crate) connections: usize,
     /// How long a request's head may take.
     pub(crate) head_time: Duration,
+    /// How long a write may make no progress.
+    pub(crate) write_stall: Duration,
     /// How long what is under way may take when the gateway stops.
     pub(crate) grace: Duration,
 }
@@ -114,10 +117,12 @@ async fn connection(
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(request)
     });
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(limits.write_stall));
     let mut http = builder(limits.head_time);
     let serving = http
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {
@@ -233,11 +238,13 @@ mod tests {
         };
         let router = Router::new()
             .route("/", get(async || "ok"))
-            .route("/slow", get(slow));
+            .route("/slow", get(slow))
+            .route("/endless", get(endless));
         let (stop, stopping) = watch::channel(false);
         let limits = ServeLimits {
             connections,
             head_time: Duration::from_millis(300),
+            write_stall: Duration::from_millis(300),
             grace: Duration::from_secs(5),
         };
         let mut tasks = JoinSet::new();
@@ -247,6 +254,11 @@ mod tests {
             stop,
             tasks,
         }
+    }
+
+    async fn endless() -> Body {
+        let piece = || Ok::<_, io::Error>(vec![b'x'; 64 * 1_024]);
+        Body::from_stream(futures_util::stream::repeat_with(piece))
     }
 
     async fn said(stream: &mut TcpStream, request: &str) -> String {
@@ -293,6 +305,30 @@ mod tests {
             refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: "),
             "{refused}"
         );
+        server.stop.send_replace(true);
+        server.tasks.join_next().await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_loses_its_seat() {
+        let mut server = server(1).await;
+        let mut idle = TcpStream::connect(server.address).await.unwrap();
+        idle.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let seated = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let mut next = TcpStream::connect(server.address).await.unwrap();
+                let ask = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+                if said(&mut next, ask).await.starts_with("HTTP/1.1 200") {
+                    break;
+                }
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), seated).await;
+        assert!(waited.is_ok(), "its seat is still taken");
+        drop(idle);
         server.stop.send_replace(true);
         server.tasks.join_next().await;
     }
