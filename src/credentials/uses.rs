@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actors::model::{KeyId, TenantId, Timestamp};
-use actors::ports::{Job, Store, StoreError, Write};
+use actors::ports::{Job, Store, StoreError, Urgency, Write};
 use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,7 @@ impl Uses {
                 writes: vec![value_of(caller.key(), Some(last))],
                 entries: Vec::new(),
                 claim: None,
+                urgency: Urgency::Soon,
                 done: Box::new(drop),
             };
             // A store that takes nothing now may miss a use: the next one is told.

@@ -13,7 +13,7 @@ use crate::door::{Reply, report};
 use crate::model::{Chat, Direction, EntryDraft, Jid, Message, MessageId};
 use crate::ports::connector::{IncomingMessage, Taken};
 use crate::ports::{
-    Answer, Claim, Clock, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Write,
+    Answer, Claim, Clock, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Urgency, Write,
     passed_unless_away,
 };
 
@@ -250,14 +250,14 @@ impl Chatting {
                 }];
                 writes.extend(self.leaves_outbox(&request));
                 let done = told(myself, reply, move || Taken::New(id));
-                self.submit(writes, vec![entry], None, done);
+                self.submit_soon(writes, vec![entry], done);
             }
             StepDecision::Nothing => {
                 let id = request.id;
                 match self.leaves_outbox(&request) {
                     Some(write) => {
                         let done = told(myself, reply, move || Taken::Repeat(id));
-                        self.submit(vec![write], Vec::new(), None, done);
+                        self.submit_soon(vec![write], Vec::new(), done);
                     }
                     None => reply.send(Ok(Taken::Repeat(id))),
                 }
@@ -378,8 +378,29 @@ impl Chatting {
             writes,
             entries,
             claim,
+            urgency: Urgency::Now,
             done: Box::new(done),
         };
+        self.hand_in(job);
+    }
+
+    /// As [`Self::submit`], for what no caller waits for.
+    fn submit_soon(
+        &mut self,
+        writes: Vec<Write>,
+        entries: Vec<EntryDraft>,
+        done: impl FnOnce(Outcome) + Send + 'static,
+    ) {
+        self.hand_in(Job {
+            writes,
+            entries,
+            claim: None,
+            urgency: Urgency::Soon,
+            done: Box::new(done),
+        });
+    }
+
+    fn hand_in(&mut self, job: Job) {
         match self.store.submit(self.home.tenant, job) {
             Ok(ticket) => self.trace.ticket.store(ticket.0, Ordering::Release),
             Err(_refused) => self.is_gone = true,

@@ -21,7 +21,7 @@ use crate::model::{
     SessionChange, Timestamp,
 };
 use crate::ports::connector::{Deps, DeviceLink, Session, Start, Stop, Typing};
-use crate::ports::{Done, Job, Outcome, StoreError, StoreHealth};
+use crate::ports::{Done, Job, Outcome, StoreError, StoreHealth, Urgency};
 
 pub(super) struct DeviceActor;
 
@@ -396,6 +396,7 @@ impl Working {
             writes,
             entries,
             claim: None,
+            urgency: Urgency::Now,
             done,
         };
         let _told = self.shared.store().submit(self.shared.tenant(), job);

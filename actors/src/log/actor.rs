@@ -13,7 +13,7 @@ use super::state::{Consumers, NoName};
 use crate::CommandError;
 use crate::door::{Door, Reply};
 use crate::model::{Cursor, Timestamp};
-use crate::ports::{Clock, Job, Outcome, Store, StoreError, Write, commit};
+use crate::ports::{Clock, Job, Outcome, Store, StoreError, Urgency, Write, commit};
 
 /// Places of consumers are written at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -212,6 +212,7 @@ impl Keeping {
             writes,
             entries: Vec::new(),
             claim: None,
+            urgency: Urgency::Soon,
             done: Box::new(done),
         };
         let _told = self.store.submit(self.log.tenant(), job);

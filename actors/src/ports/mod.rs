@@ -9,5 +9,5 @@ pub use clock::Clock;
 pub use store::{
     Answer, ChatQuery, Claim, Directory, Done, History, Job, KeptAnswer, LogReader, MessageFilter,
     MessagePage, MessageQuery, Order, Outcome, SigningKey, Store, StoreError, StoreHealth,
-    SubmitError, Ticket, Write, Writer, commit, passed_unless_away,
+    SubmitError, Ticket, Urgency, Write, Writer, commit, passed_unless_away,
 };

@@ -247,8 +247,19 @@ pub struct Job {
     pub entries: Vec<EntryDraft>,
     /// The key under which the answer is kept.
     pub claim: Option<(Claim, Answer)>,
+    /// Whether it may wait for company.
+    pub urgency: Urgency,
     /// Told what became of it, also where it is not taken.
     pub done: Done,
+}
+
+/// How soon a job wants to be durable. Either way it keeps its place in its tenant's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody waits for it.
+    Now,
+    /// Nobody does: where a store saves a sync by it, it may wait some milliseconds for others.
+    Soon,
 }
 
 impl fmt::Debug for Job {
@@ -577,6 +588,7 @@ pub async fn commit(
             writes,
             entries,
             claim,
+            urgency: Urgency::Now,
             done,
         },
     )?;

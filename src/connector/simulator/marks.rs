@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actors::model::{Direction, Jid, Message, MessageBody, MessageId, Status, Timestamp};
 use actors::ports::simulation::AutoReceipts;
-use actors::ports::{Job, MessageFilter, MessageQuery, Order, Outcome, Write};
+use actors::ports::{Job, MessageFilter, MessageQuery, Order, Outcome, Urgency, Write};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -115,6 +115,7 @@ impl Node {
             writes,
             entries: Vec::new(),
             claim: None,
+            urgency: Urgency::Soon,
             done: Box::new(move |outcome| drop(tell.send(outcome))),
         };
         self.store.submit(line.tenant, job)?;

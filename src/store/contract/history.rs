@@ -277,6 +277,7 @@ pub(crate) async fn the_last_row_of_a_chat_counts<O: Opener>(world: World<O>) {
             writes: vec![row],
             entries: vec![],
             claim: None,
+            urgency: actors::ports::Urgency::Now,
             done: Box::new(drop),
         };
         world.store.submit(world.tenant, job).unwrap();

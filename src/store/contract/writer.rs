@@ -8,7 +8,7 @@ use actors::log::RingRead;
 use actors::model::{Cursor, MessageState, Status, TenantId, Timestamp};
 use actors::ports::{
     Directory as _, History as _, Job, LogReader as _, Outcome, Store, StoreError, StoreHealth,
-    SubmitError, Ticket, Write, Writer as _, commit,
+    SubmitError, Ticket, Urgency, Write, Writer as _, commit,
 };
 
 use super::{Opener, World, answer, claim, committed, entry, jid, message};
@@ -188,6 +188,7 @@ pub(crate) async fn jobs_of_one_submitter_keep_their_order<O: Opener>(world: Wor
                     writes: vec![],
                     entries,
                     claim: None,
+                    urgency: Urgency::Now,
                     done,
                 },
             )
@@ -228,6 +229,7 @@ fn hold<O: Opener>(world: &World<O>) -> mpsc::Sender<()> {
                 writes: vec![],
                 entries: vec![entry(world.now(), "{}")],
                 claim: None,
+                urgency: Urgency::Now,
                 done,
             },
         )
@@ -241,6 +243,7 @@ fn quiet<O: Opener>(world: &World<O>, done: actors::ports::Done) -> Job {
         writes: vec![],
         entries: vec![entry(world.now(), "{}")],
         claim: None,
+        urgency: Urgency::Now,
         done,
     }
 }
@@ -354,6 +357,7 @@ pub(crate) async fn passed_waits_until_the_job_is_settled<O: Opener>(world: Worl
         writes: vec![],
         entries: vec![],
         claim: Some((claim("k", 2, until), answer("b"))),
+        urgency: Urgency::Now,
         done: Box::new(drop),
     };
     let ticket = world.store.submit(world.tenant, job).unwrap();

@@ -363,6 +363,8 @@ impl actors::ports::Writer for CqlStore {
             writes,
             entries,
             claim,
+            // A commit takes what waits, and there is nothing to save by waiting for more.
+            urgency: _,
             done,
         } = job;
         let mut done = Some(done);

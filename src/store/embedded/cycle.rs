@@ -185,6 +185,7 @@ impl<'a> Cycle<'a> {
             ticket,
             job,
             done,
+            urgency: _,
         } = queued;
         let Encoded {
             rows,

@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 use actors::log::{Log, RingBudget};
 use actors::model::{DeviceId, EntryDraft, TenantId, Timestamp};
 use actors::ports::{
-    Answer, Claim, Clock, Done, Job, Outcome, StoreError, StoreHealth, SubmitError, Ticket, Write,
+    Answer, Claim, Clock, Done, Job, Outcome, StoreError, StoreHealth, SubmitError, Ticket,
+    Urgency, Write,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -271,6 +272,7 @@ impl EmbeddedStore {
         writes: Vec<Write>,
         entries: Vec<EntryDraft>,
         claim: Option<(Claim, Answer)>,
+        urgency: Urgency,
         done: &mut Option<Done>,
     ) -> Result<Ticket, SubmitError> {
         let slot = match self.existing(tenant) {
@@ -290,7 +292,7 @@ impl EmbeddedStore {
             tracing::error!(%error, "a row could not be encoded");
             SubmitError::Failed
         })?;
-        let ticket = self.shared.queue.push(slot, encoded, done)?;
+        let ticket = self.shared.queue.push(slot, encoded, urgency, done)?;
         self.shared.measures.queued();
         Ok(ticket)
     }
@@ -356,10 +358,11 @@ impl actors::ports::Writer for EmbeddedStore {
             writes,
             entries,
             claim,
+            urgency,
             done,
         } = job;
         let mut done = Some(done);
-        let taken = self.take(tenant, writes, entries, claim, &mut done);
+        let taken = self.take(tenant, writes, entries, claim, urgency, &mut done);
         if let (Err(refused), Some(done)) = (taken, done) {
             done(Outcome::Failed(refused.into()));
         }

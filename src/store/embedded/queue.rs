@@ -1,12 +1,16 @@
 //! What waits for the writer: a bounded queue a tenant, served in turn.
 //!
+//! What somebody waits for is served at once; what nobody does ([`Urgency::Soon`]) waits a moment for company, so that it
+//! takes no sync for itself and no send waits behind such a sync.
+//!
 //! One lock holds all of it: it is taken for moments only, and a job that was taken can never be forgotten between a
 //! queue that closes and one that opens.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use actors::ports::{Done, SubmitError, Ticket};
+use actors::ports::{Done, SubmitError, Ticket, Urgency};
 use parking_lot::{Condvar, Mutex};
 
 use super::job::Encoded;
@@ -19,6 +23,9 @@ pub(super) const CYCLE_JOBS_MAX: usize = 1_024;
 /// Bytes of one commit; one larger job always passes.
 pub(super) const CYCLE_BYTES_MAX: usize = 4 << 20;
 
+/// How long a commit may wait for a job that somebody waits for.
+const SOON_MAX: Duration = Duration::from_millis(2);
+
 /// A job in its place.
 pub(super) struct Queued {
     /// Whose it is.
@@ -27,6 +34,8 @@ pub(super) struct Queued {
     pub(super) ticket: u64,
     /// What is to be written.
     pub(super) job: Encoded,
+    /// Whether somebody waits for it.
+    pub(super) urgency: Urgency,
     /// Told what became of it.
     pub(super) done: Done,
 }
@@ -48,9 +57,15 @@ enum Turn {
 }
 
 impl Fifo {
-    fn take_turn(&mut self, bytes: &mut usize, jobs: &mut VecDeque<Queued>) -> Turn {
+    fn take_turn(
+        &mut self,
+        bytes: &mut usize,
+        urgent: &mut usize,
+        jobs: &mut VecDeque<Queued>,
+    ) -> Turn {
         for _ in 0..TURN_JOBS.min(CYCLE_JOBS_MAX.saturating_sub(jobs.len())) {
-            let Some(next) = self.jobs.front().map(|it| it.job.weight()) else {
+            let front = self.jobs.front();
+            let Some((next, urgency)) = front.map(|it| (it.job.weight(), it.urgency)) else {
                 break;
             };
             if 0 < *bytes && CYCLE_BYTES_MAX < *bytes + next {
@@ -58,6 +73,7 @@ impl Fifo {
             }
             *bytes += next;
             self.bytes -= next;
+            *urgent -= usize::from(urgency == Urgency::Now);
             jobs.extend(self.jobs.pop_front());
         }
         Turn::Over
@@ -69,6 +85,10 @@ struct Inner {
     fifos: HashMap<u32, Fifo>,
     /// Tenants with jobs, in the order they are served.
     ready: VecDeque<u32>,
+    /// Jobs that somebody waits for.
+    urgent: usize,
+    /// Since when jobs wait.
+    since: Option<Instant>,
     stopped: Option<SubmitError>,
 }
 
@@ -123,6 +143,7 @@ impl Queue {
         &self,
         slot: Arc<Slot>,
         job: Encoded,
+        urgency: Urgency,
         done: &mut Option<Done>,
     ) -> Result<Ticket, SubmitError> {
         let tenant = slot.number();
@@ -130,6 +151,8 @@ impl Queue {
         let Inner {
             fifos,
             ready,
+            urgent,
+            since,
             stopped,
         } = &mut *inner;
         if let Some(reason) = stopped {
@@ -148,14 +171,18 @@ impl Queue {
             slot,
             ticket,
             job,
+            urgency,
             done,
         }));
-        let first = fifo.jobs.len() == 1;
-        if first {
+        if fifo.jobs.len() == 1 {
             ready.push_back(tenant);
         }
+        *urgent += usize::from(urgency == Urgency::Now);
+        // It knows of the others already, and until when they wait.
+        let is_news = since.is_none() || (urgency == Urgency::Now && *urgent == 1);
+        since.get_or_insert_with(Instant::now);
         drop(inner);
-        if first {
+        if is_news {
             self.work.notify_one();
         }
         Ok(Ticket(ticket))
@@ -164,18 +191,25 @@ impl Queue {
     /// Takes the jobs of one commit.
     pub(super) fn take(&self, patience: Patience, jobs: &mut VecDeque<Queued>) -> Found {
         let mut inner = self.inner.lock();
-        while inner.ready.is_empty() {
-            if inner.stopped.is_some() {
-                return Found::End;
+        while inner.urgent == 0 && patience == Patience::Wait {
+            match inner.since.map(|it| it + SOON_MAX) {
+                _ if inner.stopped.is_some() => break,
+                Some(due) if due <= Instant::now() => break,
+                Some(due) => _ = self.work.wait_until(&mut inner, due),
+                None => self.work.wait(&mut inner),
             }
-            if patience == Patience::Look {
-                return Found::Work;
-            }
-            self.work.wait(&mut inner);
+        }
+        if inner.ready.is_empty() {
+            return match inner.stopped {
+                Some(_) => Found::End,
+                None => Found::Work,
+            };
         }
         let Inner {
             fifos,
             ready,
+            urgent,
+            since,
             stopped: _,
         } = &mut *inner;
         let mut bytes = 0;
@@ -186,13 +220,16 @@ impl Queue {
             let Some(fifo) = fifos.get_mut(&tenant) else {
                 continue;
             };
-            let turn = fifo.take_turn(&mut bytes, jobs);
+            let turn = fifo.take_turn(&mut bytes, urgent, jobs);
             if !fifo.jobs.is_empty() {
                 ready.push_back(tenant);
             }
             if turn == Turn::TooLarge {
                 break;
             }
+        }
+        if ready.is_empty() {
+            *since = None;
         }
         Found::Work
     }
@@ -213,10 +250,63 @@ impl Queue {
         let mut inner = self.inner.lock();
         inner.stopped = Some(SubmitError::Failed);
         inner.ready.clear();
+        (inner.urgent, inner.since) = (0, None);
         inner
             .fifos
             .values_mut()
             .flat_map(|it| std::mem::take(&mut it.jobs))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actors::model::TenantId;
+
+    use super::super::tenants::Tenants;
+    use super::*;
+
+    fn pushed(queue: &Queue, urgency: Urgency) {
+        let tenants = Tenants::new();
+        let slot = tenants.slot_or_new(TenantId::generate());
+        let job = Encoded::of(&tenants, &slot, Vec::new(), Vec::new(), None).unwrap();
+        let mut done: Option<Done> = Some(Box::new(drop));
+        queue.push(slot, job, urgency, &mut done).unwrap();
+    }
+
+    fn taken(queue: &Queue) -> (usize, Duration) {
+        let (begun, mut jobs) = (Instant::now(), VecDeque::new());
+        assert_eq!(queue.take(Patience::Wait, &mut jobs), Found::Work);
+        (jobs.len(), begun.elapsed())
+    }
+
+    #[test]
+    fn what_nobody_waits_for_waits_for_company_and_not_for_ever() {
+        let queue = Queue::new(10, 1 << 20);
+        let begun = Instant::now();
+        pushed(&queue, Urgency::Soon);
+        let (jobs, _) = taken(&queue);
+        assert_eq!(jobs, 1);
+        assert!(SOON_MAX <= begun.elapsed());
+    }
+
+    #[test]
+    fn company_takes_it_along() {
+        let queue = Queue::new(10, 1 << 20);
+        pushed(&queue, Urgency::Soon);
+        pushed(&queue, Urgency::Now);
+        pushed(&queue, Urgency::Soon);
+        assert_eq!(taken(&queue).0, 3);
+    }
+
+    #[test]
+    fn the_last_ones_do_not_wait_for_company() {
+        let queue = Queue::new(10, 1 << 20);
+        pushed(&queue, Urgency::Soon);
+        queue.stop(SubmitError::Closing);
+        let mut jobs = VecDeque::new();
+        assert_eq!(queue.take(Patience::Wait, &mut jobs), Found::Work);
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(queue.take(Patience::Wait, &mut jobs), Found::End);
     }
 }

@@ -11,7 +11,7 @@ use actors::model::{
 };
 use actors::ports::{
     Clock, Directory as _, Job, LogReader as _, Outcome, StoreError, StoreHealth, SubmitError,
-    Write, Writer as _, commit,
+    Urgency, Write, Writer as _, commit,
 };
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -388,6 +388,7 @@ async fn what_waits_behind_a_removal_leaves_no_rows() {
         writes,
         entries: vec![],
         claim: None,
+        urgency: Urgency::Now,
         done,
     };
     let hold = Box::new(move |_| {
@@ -457,6 +458,7 @@ async fn one_large_job_passes_an_empty_queue() {
         writes: vec![],
         entries: vec![],
         claim: None,
+        urgency: Urgency::Now,
         done: Box::new(drop),
     };
     store.submit(house.tenant, job).unwrap();

@@ -1,6 +1,6 @@
 //! The writer: one thread that commits for all tenants, with one sync for all that waits.
 //!
-//! It never waits for more to come: while it syncs, the next commit gathers by itself.
+//! Where anybody waits it never waits for more to come: while it syncs, the next commit gathers by itself.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
