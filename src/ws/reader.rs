@@ -126,12 +126,13 @@ impl Reader {
         match heard {
             Heard::Entries { from_store } => {
                 let waiting = u64::try_from(self.queue.len()).unwrap_or(u64::MAX);
-                let behind = self.listener.behind().saturating_add(waiting);
-                if self.delivery.is_live() && from_store && self.max_lag < behind {
+                let behind = || self.listener.behind().saturating_add(waiting);
+                if self.delivery.is_live() && from_store && self.max_lag < behind() {
                     return Err(Close::LaggedOut);
                 }
                 if let Some(is_on) = self.delivery.fed_from(from_store) {
                     let mode = if is_on { "on" } else { "off" };
+                    let behind = behind();
                     self.words
                         .push_back(self.codec.write(&ServerFrame::Lag { behind, mode }));
                 }

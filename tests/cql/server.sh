@@ -130,6 +130,8 @@ start_one() {
             -cp "$CACHE/lib/*" org.apache.cassandra.service.CassandraDaemon \
             </dev/null >>"$dir/log" 2>&1 8>&- 9>&- &
         echo $! >"$dir/pid"
+        # The new process is this shell until it has become Java.
+        while kill -0 $! 2>/dev/null && ! process "$node" >/dev/null; do sleep 0.05; done
     fi
     until_so is_up "$node"
 }

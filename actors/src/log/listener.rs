@@ -212,7 +212,10 @@ impl Listener {
             }
             // Before the ring is read, so that whatever comes after it wakes us.
             let pulse = *self.pulse.borrow_and_update();
-            match self.log.read_after(self.position, max, out) {
+            // What the pulse does not tell of yet wakes us later: the ring needs no look for it.
+            let is_news = self.position < pulse.head;
+            let news = is_news.then(|| self.log.read_after(self.position, max, out));
+            match news.unwrap_or(RingRead::Read) {
                 RingRead::Read => {
                     if let Some(last) = out
                         .last()

@@ -52,8 +52,8 @@ async fn a_reader_that_fell_behind_is_told_and_fed_from_the_log() {
     let (heard, modes, end) = read_on(&mut slow, MESSAGES).await;
     let mut heard = heard;
     if let Some(code) = end {
-        // It was away for longer than a write may stall: it resumes from what it has.
-        assert!([4005, 1006].contains(&code), "{code}");
+        // It was away for longer than a write may stall, or a client be silent: it resumes from what it has.
+        assert!([4003, 4005, 1006].contains(&code), "{code}");
         let after = heard.last().map_or(head.clone(), cursor_of);
         let mut again = house.socket().await;
         again
