@@ -53,6 +53,15 @@ pub(crate) enum Payload {
 }
 
 impl Payload {
+    /// Its bytes, without the heads of the WebSocket's frames.
+    pub(crate) fn length(&self) -> u64 {
+        let bytes = match self {
+            Self::Text(text) | Self::Centrifuge(text) => text.len(),
+            Self::Packed(bytes) | Self::Nats(bytes) => bytes.len(),
+        };
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     /// The frames in it, read no further than a load test needs.
     pub(crate) fn frames(&self) -> Result<Vec<Frame<'_>>, LoadError> {
         match self {

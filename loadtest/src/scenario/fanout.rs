@@ -15,7 +15,7 @@ use crate::client::ws::Dialect;
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::progress;
-use crate::report::{ErrorCounts, Report, per_second};
+use crate::report::{ErrorCounts, Report, float, per_second};
 use crate::server::usage;
 use crate::target::{Gateway, TargetOptions};
 
@@ -108,6 +108,7 @@ impl Style {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     deliveries: u64,
+    bytes: u64,
     elapsed: Duration,
     cpu: Option<Duration>,
     latencies: Latencies,
@@ -124,12 +125,22 @@ impl Outcome {
         self.cpu.map(|cpu| per_second(self.deliveries, cpu))
     }
 
+    /// Bytes of a delivery.
+    pub(crate) fn delivery_bytes(&self) -> u64 {
+        self.bytes / self.deliveries.max(1)
+    }
+
     /// Puts the run into a report.
     pub(crate) fn tell(self, name: &str, report: &mut Report) {
         report.figure(
             format!("{name}: deliveries"),
             per_second(self.deliveries, self.elapsed),
             "/s",
+        );
+        report.figure(
+            format!("{name}: bytes a delivery"),
+            float(self.delivery_bytes()),
+            "bytes",
         );
         if let (Some(cpu), Some(rate)) = (self.cpu, self.per_cpu_second()) {
             report.figure(
@@ -195,7 +206,7 @@ pub(crate) async fn measure(
         .await;
 
     let (before, began) = (stage.pid.map(usage).transpose()?, Instant::now());
-    let first = subscribers.deliveries();
+    let (first, first_byte) = (subscribers.deliveries(), subscribers.bytes());
     let messages = match style {
         Style::Paced => load.seconds * u64::from(load.rate),
         Style::Burst => load.burst,
@@ -208,6 +219,7 @@ pub(crate) async fn measure(
     let after = stage.pid.map(usage).transpose()?;
     let mut outcome = Outcome {
         deliveries,
+        bytes: subscribers.bytes() - first_byte,
         elapsed: ended.saturating_duration_since(began),
         cpu: before
             .zip(after)

@@ -48,6 +48,7 @@ pub(crate) struct Seen {
 pub(crate) struct Subscribers {
     tasks: JoinSet<Seen>,
     deliveries: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     /// Refused handshakes that were tried again.
     pub(crate) refused: ErrorCounts,
@@ -60,6 +61,7 @@ struct Shared {
     dialect: Dialect,
     origin: Instant,
     deliveries: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
     stopped: watch::Receiver<bool>,
     handshakes: Arc<Semaphore>,
     opened: mpsc::Sender<Result<ErrorCounts, LoadError>>,
@@ -73,7 +75,7 @@ impl Subscribers {
         count: usize,
         origin: Instant,
     ) -> Result<Self, LoadError> {
-        let deliveries = Arc::new(AtomicU64::new(0));
+        let (deliveries, bytes) = (Arc::default(), Arc::default());
         let (stop, stopped) = watch::channel(false);
         let (opened, mut answers) = mpsc::channel(count.max(1));
         let shared = Shared {
@@ -81,6 +83,7 @@ impl Subscribers {
             dialect,
             origin,
             deliveries: Arc::clone(&deliveries),
+            bytes: Arc::clone(&bytes),
             stopped,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             opened,
@@ -100,6 +103,7 @@ impl Subscribers {
         Ok(Self {
             tasks,
             deliveries,
+            bytes,
             stop,
             refused,
         })
@@ -113,6 +117,11 @@ impl Subscribers {
     /// Deliveries so far, of all subscribers.
     pub(crate) fn deliveries(&self) -> u64 {
         self.deliveries.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all messages so far, of all subscribers.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until so many deliveries have come, or none has for some time; answers when the last one came.
@@ -154,6 +163,7 @@ async fn subscriber(shared: Shared, sampled: bool) -> Seen {
     let Shared {
         origin,
         deliveries,
+        bytes,
         mut stopped,
         opened,
         ..
@@ -172,7 +182,11 @@ async fn subscriber(shared: Shared, sampled: bool) -> Seen {
                 return seen;
             }
         };
-        match message.and_then(|message| seen.take(&message, origin.elapsed())) {
+        let taken = message.and_then(|message| {
+            bytes.fetch_add(message.length(), Ordering::Relaxed);
+            seen.take(&message, origin.elapsed())
+        });
+        match taken {
             Ok(events) => {
                 deliveries.fetch_add(events, Ordering::Relaxed);
             }
