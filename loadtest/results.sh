@@ -97,7 +97,7 @@ for part in "${parts[@]}"; do
             --payload $payloads --seconds $seconds
         ;;
     latency)
-        gateway_report latency latency --rate $rates --codec json,msgpack --seconds $seconds --payload 128
+        gateway_report latency latency --scratch "$out" --rate $rates --codec json,msgpack --seconds $seconds --payload 128
         ;;
     fanout)
         for codec in json msgpack; do
@@ -107,7 +107,7 @@ for part in "${parts[@]}"; do
     idle) gateway_report idle idle --sockets $sockets --devices $((devices / 10 + 1)) ;;
     storm)
         for codec in json msgpack; do
-            gateway_report storm-$codec storm --codec $codec --sockets $sockets --seconds $seconds
+            gateway_report storm-$codec storm --codec $codec --sockets $((sockets * 5 / 2)) --seconds $seconds
         done
         ;;
     history)

@@ -27,8 +27,8 @@ use crate::error::LoadError;
 pub(crate) enum Dialect {
     /// The gateway's protocol `buho.v1` at `/v1/ws`.
     Gateway(Codec),
-    /// The bare yardstick at `/ws`: no hello, subscribed with the upgrade.
-    Bare,
+    /// The bare yardstick at `/ws`: no hello, subscribed with the upgrade, behind a place where one is named.
+    Bare(Option<u64>),
     /// A NATS server's WebSocket listener.
     Nats,
     /// A server on the centrifuge library.
@@ -39,7 +39,7 @@ impl Dialect {
     fn path(self) -> &'static str {
         match self {
             Self::Gateway(_) => "/v1/ws",
-            Self::Bare => "/ws",
+            Self::Bare(_) => "/ws",
             Self::Nats => "/",
             Self::Centrifuge => "/connection/websocket",
         }
@@ -93,7 +93,7 @@ impl Socket {
         };
         match dialect {
             Dialect::Gateway(_) => socket.take_hello().await?,
-            Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => {}
+            Dialect::Bare(_) | Dialect::Nats | Dialect::Centrifuge => {}
         }
         Ok(socket)
     }
@@ -119,7 +119,7 @@ impl Socket {
         after: &str,
     ) -> Result<Option<Payload>, LoadError> {
         match self.dialect {
-            Dialect::Bare => return Ok(None),
+            Dialect::Bare(_) => return Ok(None),
             Dialect::Nats => return self.subscribe_nats().await,
             Dialect::Centrifuge => {
                 // Both commands in one message: one line each.
@@ -214,7 +214,7 @@ impl Socket {
     pub(crate) async fn feed(&mut self, frame: &Value) -> Result<(), LoadError> {
         let codec = match self.dialect {
             Dialect::Gateway(codec) => codec,
-            Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => Codec::Json,
+            Dialect::Bare(_) | Dialect::Nats | Dialect::Centrifuge => Codec::Json,
         };
         self.stream
             .feed(codec.encode(frame)?)
@@ -234,7 +234,7 @@ impl Socket {
                 self.flush().await
             }
             // The others ping, and are answered.
-            Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => Ok(()),
+            Dialect::Bare(_) | Dialect::Nats | Dialect::Centrifuge => Ok(()),
         }
     }
 
@@ -247,7 +247,7 @@ impl Socket {
             return Ok(None);
         };
         match (self.dialect, message) {
-            (Dialect::Gateway(Codec::Json) | Dialect::Bare, Message::Text(text)) => {
+            (Dialect::Gateway(Codec::Json) | Dialect::Bare(_), Message::Text(text)) => {
                 Ok(Some(Payload::Text(text)))
             }
             (Dialect::Gateway(Codec::Msgpack), Message::Binary(bytes)) => {
@@ -308,7 +308,13 @@ fn heartbeat(every_ms: u64) -> Interval {
 }
 
 fn upgrade_request(endpoint: &Endpoint, dialect: Dialect) -> Result<Request, LoadError> {
-    let mut request = format!("ws://{}{}", endpoint.address, dialect.path())
+    let after = match dialect {
+        Dialect::Bare(Some(seq)) => format!("?after={seq}"),
+        Dialect::Bare(None) | Dialect::Gateway(_) | Dialect::Nats | Dialect::Centrifuge => {
+            String::new()
+        }
+    };
+    let mut request = format!("ws://{}{}{after}", endpoint.address, dialect.path())
         .into_client_request()
         .map_err(failed("building the upgrade"))?;
     if let Dialect::Gateway(codec) = dialect {

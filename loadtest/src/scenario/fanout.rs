@@ -125,6 +125,11 @@ impl Outcome {
         self.cpu.map(|cpu| per_second(self.deliveries, cpu))
     }
 
+    /// Publication → arrival.
+    pub(crate) const fn latencies(&self) -> &Latencies {
+        &self.latencies
+    }
+
     /// Bytes of a delivery.
     pub(crate) fn delivery_bytes(&self) -> u64 {
         self.bytes / self.deliveries.max(1)

@@ -356,7 +356,7 @@ fn tell(filled: &Filled, report: &mut Report) {
             for ((percentile, after), (_, before)) in of(after).into_iter().zip(of(before)) {
                 let name = format!("{kind}, {percentile}: at {high} messages beside {low}");
                 let (figure, yardstick) = (milliseconds(after), milliseconds(before));
-                report.ratio(Ratio::new(&name, "ms", figure, yardstick, Aim::AtMost(2.0)));
+                report.ratio(Ratio::new(&name, "ms", figure, yardstick, Aim::AtMost(1.5)));
             }
         }
         for (plot, of) in [

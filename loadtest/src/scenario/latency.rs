@@ -6,18 +6,23 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::Instant;
 
+use super::closed_loop::Window;
+use super::fanout::{self, Style};
 use super::listener::{Heard, Listener, Wanted};
 use super::open_loop::{Call, Calls, Expects, Schedule};
 use super::pace::Pace;
+use super::yardstick::{self, Records, Scratch};
 use crate::audit::reconcile;
 use crate::client::calls::Api;
 use crate::client::payload::Codec;
 use crate::client::sends::{CHATS, singles, text};
 use crate::error::LoadError;
 use crate::latency::{Latencies, Timeline};
+use crate::metrics::{Metrics, StoreWork};
 use crate::progress;
-use crate::report::{Report, Series, float, per_second};
+use crate::report::{Aim, Ratio, Report, Series, float, per_second};
 use crate::target::{Gateway, TargetOptions};
+use crate::yardstick::committer::Callers;
 
 /// The kind of the calls.
 const SEND: &str = "send";
@@ -51,6 +56,8 @@ pub(crate) struct Options {
     /// Subscribes to everything, so that a hole in `seq` shows.
     #[arg(long)]
     unfiltered: bool,
+    #[command(flatten)]
+    scratch: Scratch,
     /// Leaves virtual phones as they are; otherwise they are told to send no receipts.
     #[arg(long)]
     receipts: bool,
@@ -109,11 +116,64 @@ async fn run(
     } else {
         Wanted::Created
     };
+    let api = Api::new(gateway.endpoint.clone());
+    let before = Metrics::read(&api).await.ok();
     let start = Instant::now();
     let listener = Listener::open(&gateway.endpoint, leg.codec, wanted, start).await?;
     let calls = send(options, gateway, leg, start).await;
     let heard = listener.finish(calls.acknowledged.len(), 0).await?;
-    tell(options, leg, calls, heard, report);
+    let after = Metrics::read(&api).await.ok();
+    let sent = float(u64::try_from(calls.acknowledged.len()).unwrap_or(u64::MAX));
+    let work = before
+        .zip(after)
+        .and_then(|(before, after)| StoreWork::between(&before, &after, sent));
+    let delays = tell(options, leg, calls, heard, report);
+    // The yardsticks speak JSON. A gateway that does not tell what a message costs its store has none.
+    match (leg.codec, work) {
+        (Codec::Json, Some(work)) => beside(options, leg, &delays, work, report).await,
+        (Codec::Json | Codec::Msgpack, _) => Ok(()),
+    }
+}
+
+/// What the store alone and a bare broadcast to one subscriber take at the same rate, one after the other.
+async fn beside(
+    options: &Options,
+    leg: Leg,
+    delays: &Latencies,
+    work: StoreWork,
+    report: &mut Report,
+) -> Result<(), LoadError> {
+    let callers = Callers {
+        count: 256,
+        group: 1_024,
+        rate: Some(leg.rate),
+        window: Window {
+            warm_up: Duration::from_secs(options.warm_up),
+            measured: Duration::from_secs(options.seconds),
+        },
+    };
+    let store = yardstick::store(Records::measured(work), &options.scratch, callers).await?;
+    let load = fanout::Load {
+        subscribers: 1,
+        rate: leg.rate,
+        seconds: options.seconds,
+        burst: 1,
+        batch: 1,
+        payload: leg.payload,
+        codec: leg.codec,
+    };
+    let bare = yardstick::broadcast(&load, Style::Paced).await?;
+    let slow = |latencies: &Latencies| latencies.quantile(0.99).as_secs_f64() * 1_000.0;
+    let name = leg.name();
+    report.ratio(Ratio::new(
+        &format!("{name}: due → event p99"),
+        "ms",
+        slow(delays),
+        slow(&store.latencies) + slow(bare.latencies()),
+        Aim::AtMost(2.0),
+    ));
+    report.latency(format!("{name}: the store alone"), &store.latencies);
+    bare.tell(&format!("{name}: a bare broadcast to one"), report);
     Ok(())
 }
 
@@ -140,7 +200,7 @@ async fn send(options: &Options, gateway: &Gateway, leg: Leg, start: Instant) ->
     calls
 }
 
-fn tell(options: &Options, leg: Leg, calls: Calls, heard: Heard, report: &mut Report) {
+fn tell(options: &Options, leg: Leg, calls: Calls, heard: Heard, report: &mut Report) -> Latencies {
     let name = leg.name();
     let warm_up = Duration::from_secs(options.warm_up);
     let findings = reconcile(&calls.acknowledged, &heard.arrivals, warm_up);
@@ -194,4 +254,5 @@ fn tell(options: &Options, leg: Leg, calls: Calls, heard: Heard, report: &mut Re
     }
     report.errors(calls.errors);
     report.errors(heard.errors);
+    delays
 }

@@ -68,7 +68,7 @@ impl Publisher {
     /// Publishes one message that was due at a time, acknowledged when this returns.
     pub(crate) async fn one(&mut self, due: Instant) -> Result<(), LoadError> {
         match self.dialect {
-            Dialect::Bare | Dialect::Centrifuge => self.frames(1, due).await,
+            Dialect::Bare(_) | Dialect::Centrifuge => self.frames(1, due).await,
             Dialect::Nats => self.operations(1, due).await,
             Dialect::Gateway(_) => {
                 let body = self.message(due).to_string();
@@ -84,7 +84,7 @@ impl Publisher {
     /// Publishes many in one call, acknowledged when this returns.
     pub(crate) async fn many(&mut self, count: u64) -> Result<(), LoadError> {
         match self.dialect {
-            Dialect::Bare | Dialect::Centrifuge => self.frames(count, Instant::now()).await,
+            Dialect::Bare(_) | Dialect::Centrifuge => self.frames(count, Instant::now()).await,
             Dialect::Nats => self.operations(count, Instant::now()).await,
             Dialect::Gateway(_) => {
                 let now = Instant::now();

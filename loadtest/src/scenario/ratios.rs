@@ -200,6 +200,7 @@ async fn beside_store(
     let callers = Callers {
         count: 256,
         group: records.per_sync(),
+        rate: None,
         window: load.window(),
     };
     let store = yardstick::store(records, &options.scratch, callers).await?;

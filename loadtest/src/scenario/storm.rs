@@ -15,13 +15,14 @@ use super::mebibytes;
 use super::pace::Pace;
 use super::publisher::{Publication, Publisher};
 use super::subscribers::Seen;
+use super::yardstick;
 use crate::client::calls::Api;
 use crate::client::payload::{Codec, Payload};
 use crate::client::ws::{Dialect, Socket};
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::progress;
-use crate::report::{ErrorCounts, Report, float};
+use crate::report::{Aim, ErrorCounts, Ratio, Report, float};
 use crate::server::usage;
 use crate::target::{Gateway, TargetOptions};
 
@@ -93,7 +94,18 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     api.silence_phones(&gateway.device).await?;
     let stage = Stage::of(gateway, options.load.codec);
     let head = api.head().await?;
-    run(&stage, &options.load, &head, &mut report).await?;
+    let figure = run(&stage, &options.load, &head, &mut report).await?;
+    let mut bare = Report::new("storm");
+    let done = yardstick::storm(&options.load, &mut bare).await;
+    if let Some(yardstick) = report.part("the same over a bare server", done) {
+        report.ratio(Ratio::new(
+            "all back and caught up, slowest cut",
+            "s",
+            figure.as_secs_f64(),
+            yardstick.as_secs_f64(),
+            Aim::AtMost(1.5),
+        ));
+    }
     Ok(report)
 }
 
@@ -127,13 +139,13 @@ struct Shared {
     back: mpsc::Sender<Option<Back>>,
 }
 
-/// Cuts and resumes. Where the server can't resume, what was missed is not judged.
+/// Cuts and resumes; how long the slowest cut took. Where the server can't resume, what was missed is not judged.
 pub(crate) async fn run(
     stage: &Stage,
     load: &Load,
     after: &str,
     report: &mut Report,
-) -> Result<(), LoadError> {
+) -> Result<Duration, LoadError> {
     let origin = Instant::now();
     let head = Arc::new(AtomicU64::new(0));
     let (order, orders) = watch::channel(Order::Read(0));
@@ -219,7 +231,8 @@ pub(crate) async fn run(
     if seqs.is_empty() {
         report.fault("nothing was published");
     }
-    audit(stage, sockets, count, &seqs, report).await
+    audit(stage, sockets, count, &seqs, report).await?;
+    Ok(slowest)
 }
 
 async fn gather(
@@ -311,7 +324,7 @@ async fn audit(
     );
     report.latency("due → delivered, resumed ones too", &delays);
     match stage.dialect {
-        Dialect::Gateway(_) => {
+        Dialect::Gateway(_) | Dialect::Bare(_) => {
             let counts = [
                 ("lost", lost),
                 ("doubled", doubled),
@@ -319,7 +332,7 @@ async fn audit(
             ];
             report.must_be_zero("all sockets together", "deliveries", &counts);
         }
-        Dialect::Bare | Dialect::Nats | Dialect::Centrifuge => {
+        Dialect::Nats | Dialect::Centrifuge => {
             report.figure(
                 "missed while away (there is no resume)",
                 float(lost),
@@ -399,7 +412,10 @@ impl Client {
         let mut socket = self.open().await?;
         let subscribed = began.elapsed();
         let target = self.shared.head.load(Ordering::Acquire);
-        let resumes = matches!(self.shared.stage.dialect, Dialect::Gateway(_));
+        let resumes = matches!(
+            self.shared.stage.dialect,
+            Dialect::Gateway(_) | Dialect::Bare(_)
+        );
         while resumes && self.last < target {
             let message = timeout(BACK, socket.message())
                 .await
@@ -451,7 +467,11 @@ impl Client {
             .await
             .map_err(|_| LoadError::Protocol("the handshakes ended".to_owned()))?;
         let stage = &self.shared.stage;
-        let mut socket = Socket::open(&stage.endpoint, stage.dialect).await?;
+        let dialect = match stage.dialect {
+            Dialect::Bare(_) => Dialect::Bare(Some(self.last)),
+            other @ (Dialect::Gateway(_) | Dialect::Nats | Dialect::Centrifuge) => other,
+        };
+        let mut socket = Socket::open(&stage.endpoint, dialect).await?;
         let filter = json!({"types": ["message.created"]});
         let ready = socket.subscribe(&filter, &self.cursor).await?;
         Ok((socket, ready))

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::closed_loop::{Judge, Outcome, Plan, Window, run};
 use super::fanout::{self, Stage, Style};
 use super::idle;
+use super::storm;
 use crate::client::Endpoint;
 use crate::client::sends::{singles, text};
 use crate::client::ws::Dialect;
@@ -190,6 +191,7 @@ pub(crate) async fn report(options: &Options) -> Result<Report, LoadError> {
                     let callers = Callers {
                         count: *count,
                         group: options.records.per_sync,
+                        rate: None,
                         window,
                     };
                     let outcome = store(options.records, &options.scratch, callers).await?;
@@ -201,6 +203,7 @@ pub(crate) async fn report(options: &Options) -> Result<Report, LoadError> {
                     let callers = Callers {
                         count: *count,
                         group: options.records.per_sync,
+                        rate: None,
                         window,
                     };
                     let outcome = append(options.records, &options.scratch, callers).await?;
@@ -278,7 +281,7 @@ pub(crate) async fn broadcast(
     let child = serve::start(load.burst.max(4_096)).await?;
     let stage = Stage {
         endpoint: endpoint(&child, None),
-        dialect: Dialect::Bare,
+        dialect: Dialect::Bare(None),
         pid: Some(child.pid),
         device: String::new(),
     };
@@ -287,10 +290,30 @@ pub(crate) async fn broadcast(
     outcome
 }
 
+/// A storm over the bare server, which replays what was missed from its ring; how long the slowest cut took.
+pub(crate) async fn storm(load: &storm::Load, report: &mut Report) -> Result<Duration, LoadError> {
+    let child = serve::start(1 << 16).await?;
+    let stage = Stage {
+        endpoint: endpoint(&child, None),
+        dialect: Dialect::Bare(None),
+        pid: Some(child.pid),
+        device: String::new(),
+    };
+    let slowest = storm::run(&stage, load, "0-0", report).await;
+    child.stop().await?;
+    slowest
+}
+
 /// Memory of an idle socket of the bare server, in bytes.
 pub(crate) async fn idle_socket(sockets: u64) -> Result<f64, LoadError> {
     let child = serve::start(4_096).await?;
-    let found = idle::sockets(&endpoint(&child, None), Dialect::Bare, child.pid, sockets).await;
+    let found = idle::sockets(
+        &endpoint(&child, None),
+        Dialect::Bare(None),
+        child.pid,
+        sockets,
+    )
+    .await;
     child.stop().await?;
     found.map(|(bytes, _)| bytes)
 }
@@ -331,6 +354,7 @@ pub(crate) async fn record(
     let callers = Callers {
         count: 1,
         group: 1,
+        rate: None,
         window,
     };
     store(records.single(), scratch, callers).await

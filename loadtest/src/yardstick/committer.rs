@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::progress;
-use crate::report::per_second;
+use crate::report::{float, per_second};
 use crate::scenario::closed_loop::{Span, Window};
 
 /// Messages that may wait. A caller waits for its message, so no more than callers ever do.
@@ -30,6 +30,9 @@ pub(crate) struct Callers {
     pub(crate) count: u64,
     /// Messages of one commit, and so of one sync, at most.
     pub(crate) group: usize,
+    /// Messages a second of all callers together, latency counted from when each was due; `None` for the next call when
+    /// the last one is answered.
+    pub(crate) rate: Option<u32>,
     /// When to measure.
     pub(crate) window: Window,
 }
@@ -67,8 +70,16 @@ pub(crate) async fn run(
     let committer = start(sink, waiting, callers.group.max(1))?;
     let span = callers.window.open();
     let mut tasks = JoinSet::new();
-    for index in 0..callers.count.min(4_096) {
-        tasks.spawn(caller(jobs.clone(), index << 40, span));
+    let (count, begun) = (callers.count.min(4_096), Instant::now());
+    for index in 0..count {
+        let pace = callers.rate.map(|rate| {
+            let rate = f64::from(rate.max(1));
+            Turns {
+                first: begun + Duration::from_secs_f64(float(index) / rate),
+                every: Duration::from_secs_f64(float(count) / rate),
+            }
+        });
+        tasks.spawn(caller(jobs.clone(), index << 40, span, pace));
     }
     drop(jobs);
     progress::wait(span.until, label).await;
@@ -116,10 +127,30 @@ fn start(
         .map_err(LoadError::io("starting the committer"))
 }
 
-async fn caller(jobs: SyncSender<Job>, first: u64, span: Span) -> Latencies {
+/// When a caller's calls are due.
+#[derive(Debug, Clone, Copy)]
+struct Turns {
+    first: Instant,
+    every: Duration,
+}
+
+async fn caller(
+    jobs: SyncSender<Job>,
+    first: u64,
+    span: Span,
+    mut turns: Option<Turns>,
+) -> Latencies {
     let mut latencies = Latencies::new();
     for message in first.. {
-        let began = Instant::now();
+        let began = match &mut turns {
+            None => Instant::now(),
+            Some(turns) => {
+                let due = turns.first;
+                turns.first += turns.every;
+                sleep_until(due).await;
+                due
+            }
+        };
         if began >= span.until {
             break;
         }
@@ -170,6 +201,7 @@ mod tests {
         Callers {
             count: 64,
             group: 16,
+            rate: None,
             window: Window {
                 warm_up: Duration::ZERO,
                 measured: Duration::from_millis(100),

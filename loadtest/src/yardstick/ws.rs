@@ -1,7 +1,11 @@
-//! A bare axum WebSocket broadcast: one ring for all, frames that wait are written together.
+//! A bare axum WebSocket broadcast: one ring for all, frames that wait are written together. Who names a place is sent
+//! first what the ring still has behind it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{Json, State};
+use axum::extract::{Json, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -25,12 +29,49 @@ struct Publish {
     text: String,
 }
 
+#[derive(Debug, Deserialize)]
+struct Place {
+    after: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    live: Sender<Utf8Bytes>,
+    past: Mutex<VecDeque<(u64, Utf8Bytes)>>,
+    room: usize,
+}
+
+impl Ring {
+    fn publish(&self, seq: u64, frame: Utf8Bytes) {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.room <= past.len() {
+            past.pop_front();
+        }
+        past.push_back((seq, frame.clone()));
+        // Without a subscriber there is nobody to miss it.
+        self.live.send(frame).ok();
+    }
+
+    /// What lies behind a place, and what comes after that.
+    fn subscribe(&self, after: Option<u64>) -> (Vec<Utf8Bytes>, Receiver<Utf8Bytes>) {
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = |seq: u64| after.is_some_and(|after| after < seq);
+        let missed = past.iter().rev().take_while(|(seq, _)| newer(*seq));
+        let missed: Vec<_> = missed.map(|(_, frame)| frame.clone()).collect();
+        (missed.into_iter().rev().collect(), self.live.subscribe())
+    }
+}
+
 /// The routes, over a ring of so many frames.
 pub(super) fn router(ring: usize) -> Router {
     Router::new()
         .route("/ws", get(subscribe))
         .route("/publish", post(publish))
-        .with_state(Sender::new(ring))
+        .with_state(Arc::new(Ring {
+            live: Sender::new(ring),
+            past: Mutex::default(),
+            room: ring,
+        }))
 }
 
 /// A listener without Nagle's delay.
@@ -43,30 +84,38 @@ pub(super) fn undelayed(
     })
 }
 
-async fn publish(
-    State(ring): State<Sender<Utf8Bytes>>,
-    Json(publish): Json<Publish>,
-) -> StatusCode {
+async fn publish(State(ring): State<Arc<Ring>>, Json(publish): Json<Publish>) -> StatusCode {
     for seq in publish.first..publish.first.saturating_add(publish.count) {
         let content = json!({"text": publish.text});
         let frame = json!({"op": "event", "event": {"seq": seq, "data": {"content": content}}});
-        // Without a subscriber there is nobody to miss it.
-        ring.send(frame.to_string().into()).ok();
+        ring.publish(seq, frame.to_string().into());
     }
     StatusCode::NO_CONTENT
 }
 
-async fn subscribe(State(ring): State<Sender<Utf8Bytes>>, upgrade: WebSocketUpgrade) -> Response {
+async fn subscribe(
+    State(ring): State<Arc<Ring>>,
+    Query(place): Query<Place>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     // Before the upgrade is answered, so that the client is subscribed when it hears of it.
-    let place = ring.subscribe();
+    let (missed, place) = ring.subscribe(place.after);
     drop(ring);
     upgrade
         .read_buffer_size(READ_BYTES)
         .write_buffer_size(WRITE_BYTES)
-        .on_upgrade(move |socket| feed(socket, place))
+        .on_upgrade(move |socket| feed(socket, missed, place))
 }
 
-async fn feed(mut socket: WebSocket, mut place: Receiver<Utf8Bytes>) {
+async fn feed(mut socket: WebSocket, missed: Vec<Utf8Bytes>, mut place: Receiver<Utf8Bytes>) {
+    for frame in missed {
+        if socket.feed(Message::Text(frame)).await.is_err() {
+            return;
+        }
+    }
+    if socket.flush().await.is_err() {
+        return;
+    }
     loop {
         let fed = tokio::select! {
             frame = place.recv() => write(&mut socket, &mut place, frame).await,
