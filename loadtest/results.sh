@@ -81,6 +81,7 @@ render() {
             # shellcheck disable=SC2016 # The backticks are Markdown.
             printf '## wrk, a second opinion on REST sends\n\n```text\n%s\n```\n' "$(cat "$out/peer-wrk.txt")"
         fi
+        cat "$here/results-tail.md"
     } >"$out/RESULTS.md"
     cp "$out/RESULTS.md" "$results"
     echo "== $results"

@@ -15,7 +15,7 @@ use crate::error::LoadError;
 use crate::monitor::Monitor;
 use crate::report::surroundings::Watch;
 use crate::report::threshold::Threshold;
-use crate::report::{Report, markdown};
+use crate::report::{Report, aims, markdown};
 use crate::scenario::{
     fanout, history, idle, ingest, latency, mix, peer, ratios, soak, start, storm,
     yardstick as bare,
@@ -286,10 +286,10 @@ async fn against(
 }
 
 fn render(options: &Render) -> Result<(), LoadError> {
-    let mut page = String::new();
-    for path in &options.reports {
-        page.push_str(&markdown(&Report::read_json(path)?));
-    }
+    let reports = options.reports.iter().map(|path| Report::read_json(path));
+    let reports = reports.collect::<Result<Vec<_>, _>>()?;
+    let mut page = aims(&reports);
+    reports.iter().for_each(|it| page.push_str(&markdown(it)));
     std::io::stdout()
         .write_all(page.as_bytes())
         .map_err(LoadError::io("printing the page"))

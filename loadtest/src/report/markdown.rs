@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::Report;
 use super::number::{milliseconds, number};
+use super::{Ratio, Report};
 
 /// The section of one report.
 pub(crate) fn markdown(report: &Report) -> String {
@@ -11,6 +11,39 @@ pub(crate) fn markdown(report: &Report) -> String {
     // Writing into a text can't fail.
     write(&mut text, report).ok();
     text
+}
+
+/// The aims of all reports in one table.
+pub(crate) fn aims(reports: &[Report]) -> String {
+    let mut text = "## All aims\n\n".to_owned();
+    let ratios = reports.iter().flat_map(|report| &report.ratios);
+    // Writing into a text can't fail.
+    write_ratios(&mut text, ratios).ok();
+    text
+}
+
+fn write_ratios<'a>(
+    text: &mut String,
+    ratios: impl Iterator<Item = &'a Ratio>,
+) -> std::fmt::Result {
+    writeln!(
+        text,
+        "| beside its yardstick | figure | yardstick | ratio | aim | |\n|---|---:|---:|---:|---|---|"
+    )?;
+    for row in ratios {
+        writeln!(
+            text,
+            "| {}, {} | {} | {} | {} | {} | {} |",
+            row.name,
+            row.unit,
+            number(row.figure),
+            number(row.yardstick),
+            row.ratio.map_or_else(|| "-".to_owned(), number),
+            row.aim.text(&row.unit),
+            if row.reached { "reached" } else { "**missed**" }
+        )?;
+    }
+    writeln!(text)
 }
 
 fn write(text: &mut String, report: &Report) -> std::fmt::Result {
@@ -48,24 +81,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(text)?;
     }
     if !report.ratios.is_empty() {
-        writeln!(
-            text,
-            "| beside its yardstick | figure | yardstick | ratio | aim | |\n|---|---:|---:|---:|---|---|"
-        )?;
-        for row in &report.ratios {
-            writeln!(
-                text,
-                "| {}, {} | {} | {} | {} | {} | {} |",
-                row.name,
-                row.unit,
-                number(row.figure),
-                number(row.yardstick),
-                row.ratio.map_or_else(|| "-".to_owned(), number),
-                row.aim.text(&row.unit),
-                if row.reached { "reached" } else { "**missed**" }
-            )?;
-        }
-        writeln!(text)?;
+        write_ratios(text, report.ratios.iter())?;
     }
     if !report.latencies.is_empty() {
         writeln!(

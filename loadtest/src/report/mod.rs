@@ -16,7 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::markdown::markdown;
+pub(crate) use self::markdown::{aims, markdown};
 pub(crate) use self::number::{float, per_second};
 use self::surroundings::Surroundings;
 use self::threshold::Threshold;

@@ -13,12 +13,14 @@ use crate::client::sends::{body, number, text};
 use crate::error::LoadError;
 use crate::monitor::Monitor;
 use crate::progress;
-use crate::report::{Report, float};
+use crate::report::{Aim, Ratio, Report, float};
 use crate::server::{settled_rss, usage};
 use crate::target::{Gateway, TargetOptions};
 
 /// Messages that must be there after the restart.
 const MESSAGES: u64 = 200;
+/// The aim for all devices together, in seconds.
+const ALL_CONNECTED: f64 = 10.0;
 
 /// Options of `start`.
 #[derive(Debug, Clone, Args)]
@@ -121,6 +123,14 @@ async fn connect(
             let all = began.elapsed().as_secs_f64();
             report.figure("restart: until all were connected", all, "s");
             report.figure("restart: connected a second", float(wanted) / all, "/s");
+            // Nothing comparable stands beside it: the aim does.
+            report.ratio(Ratio::new(
+                "all devices connected after a restart",
+                "s",
+                all,
+                ALL_CONNECTED,
+                Aim::FigureAtMost(ALL_CONNECTED),
+            ));
             break;
         }
         if Instant::now() >= deadline {
