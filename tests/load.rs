@@ -66,7 +66,7 @@ async fn every_door_takes_messages_and_the_log_has_each_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_arrives_in_both_encodings() {
     let report = smoke(
-        "latency --rate 50 --senders 4 --seconds 1 --warm-up 1 --codec json,msgpack --payload 1024 --unfiltered",
+        "latency --rate 50 --senders 4 --seconds 1 --warm-up 1 --codec json,msgpack --payload 1024 --unfiltered --without-yardstick",
     )
     .await;
     for encoding in ["JSON", "MessagePack"] {
@@ -103,7 +103,7 @@ async fn idle_sockets_and_devices_are_weighed() {
 async fn a_storm_loses_nothing() {
     for codec in ["json", "msgpack"] {
         let report = smoke(&format!(
-            "storm --sockets 40 --cuts 2 --rate 20 --seconds 1 --codec {codec}"
+            "storm --sockets 40 --cuts 2 --rate 20 --seconds 1 --codec {codec} --without-yardstick"
         ))
         .await;
         assert_eq!(latencies(&report, "cut → caught up"), 80, "{report:#}");

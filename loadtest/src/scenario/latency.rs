@@ -58,6 +58,9 @@ pub(crate) struct Options {
     unfiltered: bool,
     #[command(flatten)]
     scratch: Scratch,
+    /// Leaves the engine alone and the bare broadcast out.
+    #[arg(long)]
+    without_yardstick: bool,
     /// Leaves virtual phones as they are; otherwise they are told to send no receipts.
     #[arg(long)]
     receipts: bool,
@@ -129,7 +132,7 @@ async fn run(
         .and_then(|(before, after)| StoreWork::between(&before, &after, sent));
     let delays = tell(options, leg, calls, heard, report);
     // The yardsticks speak JSON. A gateway that does not tell what a message costs its store has none.
-    match (leg.codec, work) {
+    match (leg.codec, work.filter(|_| !options.without_yardstick)) {
         (Codec::Json, Some(work)) => beside(options, leg, &delays, work, report).await,
         (Codec::Json | Codec::Msgpack, _) => Ok(()),
     }

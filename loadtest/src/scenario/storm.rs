@@ -85,6 +85,9 @@ pub(crate) struct Options {
     pub(crate) target: TargetOptions,
     #[command(flatten)]
     load: Load,
+    /// Leaves the bare server out.
+    #[arg(long)]
+    without_yardstick: bool,
 }
 
 /// Runs the scenario.
@@ -95,6 +98,9 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     let stage = Stage::of(gateway, options.load.codec);
     let head = api.head().await?;
     let figure = run(&stage, &options.load, &head, &mut report).await?;
+    if options.without_yardstick {
+        return Ok(report);
+    }
     let mut bare = Report::new("storm");
     let done = yardstick::storm(&options.load, &mut bare).await;
     if let Some(yardstick) = report.part("the same over a bare server", done) {

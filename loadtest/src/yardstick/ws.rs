@@ -152,3 +152,29 @@ async fn write(
     }
     socket.flush().await.is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_comes_back_gets_what_was_missed_once_and_then_what_comes() {
+        let ring = Ring {
+            live: Sender::new(8),
+            past: Mutex::default(),
+            room: 3,
+        };
+        let publish = |seq: u64| ring.publish(seq, seq.to_string().into());
+        (1..=5).for_each(publish);
+        let (missed, mut live) = ring.subscribe(Some(3));
+        publish(6);
+        assert_eq!(missed, ["4", "5"]);
+        assert_eq!(live.recv().await.unwrap(), "6");
+        assert_eq!(
+            ring.subscribe(Some(0)).0.len(),
+            3,
+            "no more than there is room for"
+        );
+        assert!(ring.subscribe(None).0.is_empty());
+    }
+}
