@@ -30,6 +30,8 @@ pub(crate) struct Usage {
     pub(crate) rss: u64,
     /// Open file descriptors.
     pub(crate) descriptors: u64,
+    /// Those of them that are files on a disk.
+    pub(crate) files: u64,
     /// Threads.
     pub(crate) threads: u64,
 }
@@ -42,18 +44,25 @@ pub(crate) fn usage(pid: u32) -> Result<Usage, LoadError> {
     };
     let unreadable = || LoadError::Protocol(format!("/proc/{pid} is not as proc(5) says"));
     let status = read("status")?;
+    let (descriptors, files) = descriptors(pid)?;
     Ok(Usage {
         cpu: parse_cpu(&read("stat")?).ok_or_else(unreadable)?,
         rss: parse_status(&status, "VmRSS:").ok_or_else(unreadable)? * 1_024,
-        descriptors: descriptors(pid)?,
+        descriptors,
+        files,
         threads: parse_status(&status, "Threads:").ok_or_else(unreadable)?,
     })
 }
 
-fn descriptors(pid: u32) -> Result<u64, LoadError> {
+/// All descriptors, and those of files: sockets, pipes and the like have no path.
+fn descriptors(pid: u32) -> Result<(u64, u64), LoadError> {
     let path = format!("/proc/{pid}/fd");
     let entries = std::fs::read_dir(&path).map_err(LoadError::io(format!("reading {path}")))?;
-    Ok(entries.fold(0, |count, _| count + 1))
+    Ok(entries.flatten().fold((0, 0), |(all, files), entry| {
+        // One that was closed meanwhile leads nowhere.
+        let is_file = std::fs::read_link(entry.path()).is_ok_and(|it| it.is_absolute());
+        (all + 1, files + u64::from(is_file))
+    }))
 }
 
 /// `utime` + `stime`. The name in field 2 may hold spaces and brackets, so counting starts behind its last bracket.

@@ -54,7 +54,7 @@ pub(crate) struct Options {
     /// Seconds that whatever was opened may take to be gone after the run: chats leave some time after their last use.
     #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     cool_down: u64,
-    /// How many file descriptors, threads, or anything that a gauge counts, may be more at the end than at the start.
+    /// How many descriptors (but for files), threads, or anything that a gauge counts, may be more at the end than at the start.
     #[arg(long, default_value_t = 5.0, value_name = "COUNT")]
     left_over_max: f64,
 }
@@ -116,12 +116,19 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     Ok(report)
 }
 
-/// Everything that is watched, now: memory in MiB, file descriptors, threads, and the gateway's gauges.
+/// Everything that is watched, now: memory in MiB, descriptors, threads, and the gateway's gauges.
 async fn snapshot(pid: u32, api: &Api) -> Result<Snapshot, LoadError> {
     let usage = usage(pid)?;
     let mut found = vec![
         ("memory".to_owned(), mebibytes(usage.rss)),
-        ("file descriptors".to_owned(), float(usage.descriptors)),
+        (
+            "sockets and other descriptors".to_owned(),
+            float(usage.descriptors - usage.files),
+        ),
+        (
+            "files, of which the store caches some".to_owned(),
+            float(usage.files),
+        ),
         ("threads".to_owned(), float(usage.threads)),
     ];
     // A gateway without metrics is watched all the same.
