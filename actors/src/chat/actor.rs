@@ -99,7 +99,9 @@ impl Actor for ChatActor {
     ) -> Result<(), ActorProcessingErr> {
         if chat.is_gone {
             drop(myself.drain());
-            message.refuse();
+            // Where the store takes nothing, that is the reason; else the next one finds a successor.
+            let why = chat.store.health().refusal();
+            message.refuse(why.unwrap_or(CommandError::Busy));
             return Ok(());
         }
         match message {

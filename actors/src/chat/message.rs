@@ -39,14 +39,12 @@ pub(super) enum ChatMsg {
 }
 
 impl ChatMsg {
-    /// Answers that nothing was stored.
-    pub(super) fn refuse(self) {
+    /// Answers that nothing was stored, and why.
+    pub(super) fn refuse(self, why: CommandError) {
         match self {
-            Self::Send { reply, .. } => reply.send(Err(CommandError::Busy)),
-            Self::Receive { reply, .. } | Self::Step { reply, .. } => {
-                reply.send(Err(CommandError::Busy));
-            }
-            Self::MarkRead { reply, .. } => reply.send(Err(CommandError::Busy)),
+            Self::Send { reply, .. } => reply.send(Err(why)),
+            Self::Receive { reply, .. } | Self::Step { reply, .. } => reply.send(Err(why)),
+            Self::MarkRead { reply, .. } => reply.send(Err(why)),
             Self::Found { .. } | Self::Stale => {}
         }
     }

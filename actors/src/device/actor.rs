@@ -21,7 +21,7 @@ use crate::model::{
     SessionChange, Timestamp,
 };
 use crate::ports::connector::{Deps, DeviceLink, Session, Start, Stop, Typing};
-use crate::ports::{Done, Job, Outcome, StoreError, StoreHealth, Urgency};
+use crate::ports::{Done, Job, Outcome, StoreError, Urgency};
 
 pub(super) struct DeviceActor;
 
@@ -205,12 +205,7 @@ impl Working {
     }
 
     fn writable(&self) -> Result<(), CommandError> {
-        match self.shared.store().health() {
-            StoreHealth::Ready => Ok(()),
-            StoreHealth::Full => Err(CommandError::StorageFull),
-            StoreHealth::Failed => Err(CommandError::StoreFailed),
-            StoreHealth::Away => Err(CommandError::Unavailable),
-        }
+        self.shared.store().health().refusal().map_or(Ok(()), Err)
     }
 
     fn answer_when_saved(&mut self, reply: Reply<Arc<DeviceRecord>>) {

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::CommandError;
 use crate::log::{Entry, Log};
 use crate::model::{
     Chat, ContentKind, Cursor, DeviceId, DeviceRecord, Direction, EntryDraft, EventId, Jid, KeyId,
@@ -286,6 +287,19 @@ pub enum StoreHealth {
     Away,
     /// No: a write failed. It must be opened again.
     Failed,
+}
+
+impl StoreHealth {
+    /// What a command is told that would have to write.
+    #[must_use]
+    pub const fn refusal(self) -> Option<CommandError> {
+        match self {
+            Self::Ready => None,
+            Self::Full => Some(CommandError::StorageFull),
+            Self::Failed => Some(CommandError::StoreFailed),
+            Self::Away => Some(CommandError::Unavailable),
+        }
+    }
 }
 
 /// Orders and commits: one sync for all that waits.
