@@ -250,7 +250,7 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Stored, S
             let options = CqlOptions {
                 retention: config.streams.retention(),
                 ring_bytes_max: config.streams.ring_bytes_max,
-                ..CqlOptions::new(config.store.cql.clone())
+                ..CqlOptions::new(config.cql.clone())
             };
             let store = Box::pin(CqlStore::open(options, Arc::clone(clock))).await?;
             Ok(Stored {

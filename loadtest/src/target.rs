@@ -119,9 +119,9 @@ impl Starting {
         ];
         for (name, value) in cql {
             let value = value.as_deref();
-            settings.extend(value.map(|value| Setting::new(&format!("store.cql.{name}"), value)));
+            settings.extend(value.map(|value| Setting::new(&format!("cql.{name}"), value)));
         }
-        let cluster = Setting::new("store.cql.cluster", &own_cluster());
+        let cluster = Setting::new("cql.cluster", &own_cluster());
         let is_named = settings.iter().any(|it| it.variable == cluster.variable);
         // A new folder shall mean new data in a database too.
         if options.store == Some(StoreKind::Cql) && options.data.is_none() && !is_named {
@@ -390,8 +390,8 @@ mod tests {
 
     #[test]
     fn a_setting_becomes_a_variable() {
-        let setting: Setting = "store.cql.contact_points=127.0.0.1:9042".parse().unwrap();
-        assert_eq!(setting.variable, "BUHO_STORE__CQL__CONTACT_POINTS");
+        let setting: Setting = "cql.contact_points=127.0.0.1:9042".parse().unwrap();
+        assert_eq!(setting.variable, "BUHO_CQL__CONTACT_POINTS");
         assert_eq!(setting.value, "127.0.0.1:9042");
         assert!("store=cql".parse::<Setting>().is_err());
     }

@@ -67,7 +67,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
-    /// The tables of the CQL store, in the keyspace of [store.cql]
+    /// The tables of the CQL store, in the keyspace of [cql]
     Schema {
         #[command(subcommand)]
         command: SchemaCommand,
@@ -162,7 +162,7 @@ pub(super) enum StoreCommand {
     },
     /// Copy a stopped store into an empty one; run again, it goes on where it was interrupted
     Copy {
-        /// `embedded:FOLDER`, or `cql` for the tables of [store.cql]
+        /// `embedded:FOLDER`, or `cql` for the tables of [cql]
         #[arg(long, value_name = "STORE")]
         from: Place,
         /// Likewise

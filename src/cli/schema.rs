@@ -10,7 +10,7 @@ use super::arguments::SchemaCommand;
 use super::{Failure, STORE, print};
 
 pub(super) fn carry(config: &Config, command: &SchemaCommand, json: bool) -> Result<(), Failure> {
-    let cql = &config.store.cql;
+    let cql = &config.cql;
     let (apply, words) = match command {
         SchemaCommand::Print => {
             print::to_stdout(schema::text(cql).trim_end());

@@ -37,7 +37,7 @@ impl Config {
             return Err(invalid("store.path", "it is empty"));
         }
         if self.store.kind == StoreKind::Cql {
-            check_cql(&self.store.cql)?;
+            check_cql(&self.cql)?;
         }
         if let Some(url) = &self.server.public_url {
             check_url(url)?;
@@ -50,7 +50,7 @@ impl Config {
     }
 
     fn ranges(&self) -> [Range; 28] {
-        let (server, store, streams) = (&self.server, &self.store, &self.streams);
+        let (server, store, cql, streams) = (&self.server, &self.store, &self.cql, &self.streams);
         let (chats, devices, simulator) = (&self.chats, &self.devices, &self.simulator);
         [
             (
@@ -80,24 +80,19 @@ impl Config {
             ("store.cache_bytes", store.cache_bytes, MIB, TIB),
             ("store.reader_threads", wide(store.reader_threads), 1, 256),
             (
-                "store.cql.request_time_max_ms",
-                store.cql.request_time_max_ms,
+                "cql.request_time_max_ms",
+                cql.request_time_max_ms,
                 10,
                 HOUR_MS,
             ),
             (
-                "store.cql.commit_time_max_ms",
-                store.cql.commit_time_max_ms,
+                "cql.commit_time_max_ms",
+                cql.commit_time_max_ms,
                 10,
                 HOUR_MS,
             ),
-            (
-                "store.cql.concurrency",
-                wide(store.cql.concurrency),
-                1,
-                1024,
-            ),
-            ("store.cql.lease_ms", store.cql.lease_ms, 3_000, HOUR_MS),
+            ("cql.concurrency", wide(cql.concurrency), 1, 1024),
+            ("cql.lease_ms", cql.lease_ms, 3_000, HOUR_MS),
             ("streams.heartbeat_ms", streams.heartbeat_ms, 1, HOUR_MS),
             ("streams.auth_ms", streams.auth_ms, 1, HOUR_MS),
             ("streams.write_stall_ms", streams.write_stall_ms, 1, HOUR_MS),
@@ -181,35 +176,32 @@ fn check_cql(cql: &Cql) -> Result<(), ConfigError> {
     };
     if cql.contact_points.is_empty() || !cql.contact_points.iter().all(address) {
         let reason = "it must be a list of host:port";
-        return Err(invalid("store.cql.contact_points", reason));
+        return Err(invalid("cql.contact_points", reason));
     }
     let starts = |it: &str| it.starts_with(|it: char| it.is_ascii_lowercase());
     let plain = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '_';
     if !starts(&cql.keyspace) || !cql.keyspace.chars().all(plain) || 48 < cql.keyspace.len() {
         let reason = "it must be 1 to 48 of a-z, 0-9 and _, and begin with a letter";
-        return Err(invalid("store.cql.keyspace", reason));
+        return Err(invalid("cql.keyspace", reason));
     }
     if cql.cluster.is_empty() || 128 < cql.cluster.len() {
-        return Err(invalid(
-            "store.cql.cluster",
-            "it must have 1 to 128 characters",
-        ));
+        return Err(invalid("cql.cluster", "it must have 1 to 128 characters"));
     }
     let (cert, key) = (
         cql.tls_cert_file.as_os_str().is_empty(),
         cql.tls_key_file.as_os_str().is_empty(),
     );
     if cert != key {
-        let reason = "it needs store.cql.tls_key_file beside it, and the other way round";
-        return Err(invalid("store.cql.tls_cert_file", reason));
+        let reason = "it needs cql.tls_key_file beside it, and the other way round";
+        return Err(invalid("cql.tls_cert_file", reason));
     }
     if !cert && cql.tls_ca_file.as_os_str().is_empty() {
-        let reason = "it needs store.cql.tls_ca_file beside it";
-        return Err(invalid("store.cql.tls_cert_file", reason));
+        let reason = "it needs cql.tls_ca_file beside it";
+        return Err(invalid("cql.tls_cert_file", reason));
     }
     if !cql.password.reveal().is_empty() && !cql.password_file.as_os_str().is_empty() {
-        let reason = "store.cql.password is set as well; one of them is enough";
-        return Err(invalid("store.cql.password_file", reason));
+        let reason = "cql.password is set as well; one of them is enough";
+        return Err(invalid("cql.password_file", reason));
     }
     Ok(())
 }
@@ -294,23 +286,20 @@ mod tests {
 
     #[test]
     fn a_cql_store_is_checked_where_it_is_wanted() {
-        let cql = |lines: &str| format!("[store]\nkind = 'cql'\n[store.cql]\n{lines}");
+        let cql = |lines: &str| format!("[store]\nkind = 'cql'\n[cql]\n{lines}");
         assert!(Config::from_toml(&cql("")).is_ok());
-        assert!(Config::from_toml("[store.cql]\nkeyspace = 'No'").is_ok());
+        assert!(Config::from_toml("[cql]\nkeyspace = 'No'").is_ok());
         for (lines, option) in [
-            ("contact_points = []", "store.cql.contact_points"),
-            ("contact_points = ['here']", "store.cql.contact_points"),
-            ("keyspace = 'No'", "store.cql.keyspace"),
-            ("cluster = ''", "store.cql.cluster"),
-            ("replication = 'many'", "store.cql.replication"),
-            ("consistency = 'two'", "store.cql.consistency"),
-            ("lease_ms = 1", "store.cql.lease_ms"),
-            ("tls_cert_file = 'c'", "store.cql.tls_cert_file"),
-            (
-                "password = 'a'\npassword_file = 'b'",
-                "store.cql.password_file",
-            ),
-            ("keyspce = 'b'", "store.cql.keyspace"),
+            ("contact_points = []", "cql.contact_points"),
+            ("contact_points = ['here']", "cql.contact_points"),
+            ("keyspace = 'No'", "cql.keyspace"),
+            ("cluster = ''", "cql.cluster"),
+            ("replication = 'many'", "cql.replication"),
+            ("consistency = 'two'", "cql.consistency"),
+            ("lease_ms = 1", "cql.lease_ms"),
+            ("tls_cert_file = 'c'", "cql.tls_cert_file"),
+            ("password = 'a'\npassword_file = 'b'", "cql.password_file"),
+            ("keyspce = 'b'", "cql.keyspace"),
         ] {
             let told = refused(&cql(lines));
             assert!(told.contains(option), "{lines}: {told}");

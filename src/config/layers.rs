@@ -12,8 +12,6 @@ use super::{Config, ConfigError, DEFAULTS};
 
 const PREFIX: &str = "BUHO_";
 const BETWEEN: &str = "__";
-/// What stands between a section and one inside it.
-const INNER: &str = ".";
 
 /// A variable of the environment: its name and its value.
 pub(super) type Variable = (OsString, OsString);
@@ -59,14 +57,10 @@ impl FileLayer {
     }
 
     fn sets(&self, section: &str, option: Option<&str>) -> bool {
-        let mut options = &self.options;
-        for word in section.split('.') {
-            match options.get(word) {
-                Some(Value::Dict(_, inner)) => options = inner,
-                set => return set.is_some(),
-            }
+        match (self.options.get(section), option) {
+            (Some(Value::Dict(_, options)), Some(option)) => options.contains_key(option),
+            (set, _) => set.is_some(),
         }
-        option.is_none_or(|it| options.contains_key(it))
     }
 
     fn check_words(&self, known: &Known) -> Result<(), ConfigError> {
@@ -83,8 +77,7 @@ impl FileLayer {
     }
 }
 
-/// The options among the variables: names such as `BUHO_SERVER__LISTEN` or `BUHO_STORE__CQL__KEYSPACE`. Others are not
-/// ours and are left alone.
+/// The options among the variables: names such as `BUHO_SERVER__LISTEN`. Others are not ours and are left alone.
 pub(super) fn environment(
     variables: impl IntoIterator<Item = Variable>,
 ) -> Result<Vec<EnvironmentOption>, ConfigError> {
@@ -95,7 +88,7 @@ pub(super) fn environment(
         };
         let Some((section, option)) = variable
             .strip_prefix(PREFIX)
-            .and_then(|rest| rest.rsplit_once(BETWEEN))
+            .and_then(|rest| rest.split_once(BETWEEN))
         else {
             continue;
         };
@@ -103,8 +96,7 @@ pub(super) fn environment(
             place: format!("the environment variable {variable}"),
             reason: "its value is not UTF-8".to_owned(),
         })?;
-        let section = section.to_lowercase().replace(BETWEEN, INNER);
-        let option = option.to_lowercase();
+        let (section, option) = (section.to_lowercase(), option.to_lowercase());
         found.push(EnvironmentOption {
             variable: variable.to_owned(),
             section,
@@ -146,7 +138,7 @@ fn unknown_variable(set: &EnvironmentOption, known: &Known) -> ConfigError {
         word: format!("the environment variable {}", set.variable),
         nearest: format!(
             "{PREFIX}{}{BETWEEN}{}",
-            section.to_uppercase().replace(INNER, BETWEEN),
+            section.to_uppercase(),
             option.to_uppercase()
         ),
     }
@@ -175,8 +167,8 @@ fn extract(
     environment: &[EnvironmentOption],
 ) -> Result<Config, ConfigError> {
     figment.extract().map_err(|error| {
-        let (section, option) = named(&error.path);
-        let (section, option) = (&*section, option.as_deref());
+        let section = error.path.first().map_or("", String::as_str);
+        let option = error.path.get(1).map(String::as_str);
         let from_environment = environment
             .iter()
             .find(|set| set.section == section && Some(&*set.option) == option);
@@ -197,20 +189,6 @@ fn extract(
     })
 }
 
-/// The section and the option that a path leads to. What stands behind an option is the place of a list's item.
-fn named(path: &[String]) -> (String, Option<String>) {
-    let words: Vec<&str> = path
-        .iter()
-        .map(String::as_str)
-        .take_while(|it| it.parse::<usize>().is_err())
-        .collect();
-    match &words[..] {
-        [] => (String::new(), None),
-        [section] => ((*section).to_owned(), None),
-        [sections @ .., option] => (sections.join(INNER), Some((*option).to_owned())),
-    }
-}
-
 /// The words that are understood, with their defaults.
 struct Known(Vec<(String, String, Json)>);
 
@@ -223,7 +201,13 @@ impl Known {
         };
         let mut known = Vec::new();
         for (section, options) in sections {
-            learn(&mut known, &section, options);
+            if let Json::Object(options) = options {
+                known.extend(
+                    options
+                        .into_iter()
+                        .map(|(option, default)| (section.clone(), option, default)),
+                );
+            }
         }
         Self(known)
     }
@@ -256,14 +240,11 @@ impl Known {
                 format!("`[{}]`", self.nearest_section(section)),
             ));
         }
-        options.iter().find_map(|(option, value)| {
-            let inner = format!("{section}{INNER}{option}");
-            if self.has_section(&inner) {
-                return self.misread(&inner, value);
-            }
-            let stray = || (inner.clone(), quoted(&self.nearest(section, option)));
-            (!self.has(section, option)).then(stray)
-        })
+        let option = options.keys().find(|option| !self.has(section, option))?;
+        Some((
+            format!("{section}.{option}"),
+            quoted(&self.nearest(section, option)),
+        ))
     }
 
     fn nearest(&self, section: &str, option: &str) -> (String, String) {
@@ -290,20 +271,6 @@ impl Known {
         nearest
             .map(|(section, option, _)| (section.clone(), option.clone()))
             .unwrap_or_default()
-    }
-}
-
-/// Takes the options of a section, and of the sections in it.
-fn learn(known: &mut Vec<(String, String, Json)>, section: &str, options: Json) {
-    let Json::Object(options) = options else {
-        return;
-    };
-    for (option, default) in options {
-        if default.is_object() {
-            learn(known, &format!("{section}{INNER}{option}"), default);
-        } else {
-            known.push((section.to_owned(), option, default));
-        }
     }
 }
 

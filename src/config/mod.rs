@@ -33,6 +33,8 @@ pub struct Config {
     pub server: Server,
     /// The store.
     pub store: Store,
+    /// The CQL store's servers.
+    pub cql: Cql,
     /// The event log and its readers.
     pub streams: Streams,
     /// What a tenant may use that has no limit of its own.

@@ -8,8 +8,6 @@ use actors::model::TenantLimits;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::cql::Cql;
-
 /// The HTTP listener and the process around it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,8 +69,6 @@ pub struct Store {
     pub cache_bytes: u64,
     /// Threads that read.
     pub reader_threads: usize,
-    /// The CQL store.
-    pub cql: Cql,
 }
 
 /// The event log and its readers.

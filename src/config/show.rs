@@ -11,23 +11,13 @@ impl Config {
         let mut out = String::new();
         let sections = serde_json::to_value(self).unwrap_or_default();
         for (section, options) in sections.as_object().into_iter().flatten() {
-            show(&mut out, section, options);
+            let between = if out.is_empty() { "" } else { "\n" };
+            out.push_str(&format!("{between}[{section}]\n"));
+            for (option, value) in options.as_object().into_iter().flatten() {
+                out.push_str(&line(option, value));
+            }
         }
         out
-    }
-}
-
-/// A section, and behind it the sections in it.
-fn show(out: &mut String, section: &str, options: &Value) {
-    let between = if out.is_empty() { "" } else { "\n" };
-    out.push_str(&format!("{between}[{section}]\n"));
-    let options = options.as_object().into_iter().flatten();
-    let (inner, own): (Vec<_>, Vec<_>) = options.partition(|(_, value)| value.is_object());
-    for (option, value) in own {
-        out.push_str(&line(option, value));
-    }
-    for (name, options) in inner {
-        show(out, &format!("{section}.{name}"), options);
     }
 }
 

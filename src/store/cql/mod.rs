@@ -116,7 +116,7 @@ impl CqlOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No server answers, or none lets us in.
-    #[error("no CQL server at {points} lets the gateway in: start it, or correct [store.cql]")]
+    #[error("no CQL server at {points} lets the gateway in: start it, or correct [cql]")]
     Unreachable {
         /// Where was asked.
         points: String,
@@ -125,7 +125,7 @@ pub enum OpenError {
         source: Box<scylla::errors::NewSessionError>,
     },
     /// A file of the configuration can't be used.
-    #[error("the file {} of [store.cql] can't be used", path.display())]
+    #[error("the file {} of [cql] can't be used", path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum OpenError {
     Schema(#[from] SchemaError),
     /// Another gateway has the cluster.
     #[error(
-        "the cluster {cluster} is in use: stop the gateway that has it, or choose another name with store.cql.cluster"
+        "the cluster {cluster} is in use: stop the gateway that has it, or choose another name with cql.cluster"
     )]
     InUse {
         /// Which.

@@ -53,7 +53,7 @@ pub enum SchemaError {
     },
     /// The keyspace is somebody else's.
     #[error(
-        "the keyspace {keyspace} has tables that are not this gateway's: set store.cql.keyspace to another one"
+        "the keyspace {keyspace} has tables that are not this gateway's: set cql.keyspace to another one"
     )]
     Foreign {
         /// The keyspace.

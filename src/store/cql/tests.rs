@@ -46,7 +46,7 @@ pub(in crate::store) fn options() -> Option<CqlOptions> {
         eprintln!("not run: {reason}");
         return None;
     }
-    let mut config = Config::from_toml("").unwrap().store.cql;
+    let mut config = Config::from_toml("").unwrap().cql;
     config.contact_points = server::contact_points().to_vec();
     // That of the black-box tests too: making tables is slow.
     config.keyspace = "buho_test".to_owned();
@@ -228,7 +228,7 @@ async fn a_cluster_is_owned_by_one_at_a_time() {
     .await;
     let refused = refused.unwrap_err();
     assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
-    assert!(refused.to_string().contains("store.cql.cluster"));
+    assert!(refused.to_string().contains("cql.cluster"));
     store.close().await;
     house.open().await.close().await;
 }

@@ -25,7 +25,7 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 pub enum Place {
     /// In a folder of this machine.
     Embedded(PathBuf),
-    /// In the tables of `[store.cql]`.
+    /// In the tables of `[cql]`.
     Cql,
 }
 
@@ -135,7 +135,7 @@ async fn open(
         Place::Cql => {
             let options = CqlOptions {
                 retention: config.streams.retention(),
-                ..CqlOptions::new(config.store.cql.clone())
+                ..CqlOptions::new(config.cql.clone())
             };
             let opened = Box::pin(CqlStore::open_unfinished(options, Arc::clone(clock))).await;
             Ok(opened.map_err(|it| TransferError::Open(Box::new(it)))?)

@@ -62,9 +62,9 @@ impl Store {
 pub(crate) fn cql_settings(data: &Path, contact_points: &[String], copies: usize) -> String {
     let cluster = RUN.hash_one(data);
     format!(
-        "store.path = \"{}\"\nstore.kind = \"cql\"\nstore.cql.contact_points = {contact_points:?}\n\
-         store.cql.keyspace = \"buho_test\"\nstore.cql.replication = \"{copies}\"\n\
-         store.cql.cluster = \"test-{cluster:016x}\"\n",
+        "store.path = \"{}\"\nstore.kind = \"cql\"\ncql.contact_points = {contact_points:?}\n\
+         cql.keyspace = \"buho_test\"\ncql.replication = \"{copies}\"\n\
+         cql.cluster = \"test-{cluster:016x}\"\n",
         data.display()
     )
 }
