@@ -2,12 +2,14 @@
 
 mod clock;
 pub mod connector;
+mod history;
 pub mod simulation;
 mod store;
 
 pub use clock::Clock;
+pub use history::{ChatQuery, History, MessageFilter, MessagePage, MessageQuery, Order};
 pub use store::{
-    Answer, ChatQuery, Claim, Directory, Done, History, Job, KeptAnswer, LogReader, MessageFilter,
-    MessagePage, MessageQuery, Order, Outcome, SigningKey, Store, StoreError, StoreHealth,
-    SubmitError, Ticket, Urgency, Write, Writer, commit, passed_unless_away,
+    Answer, Claim, Directory, Done, Job, KeptAnswer, LogReader, Outcome, SigningKey, Store,
+    StoreError, StoreHealth, SubmitError, Ticket, Urgency, Write, Writer, commit,
+    passed_unless_away,
 };
