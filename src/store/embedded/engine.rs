@@ -17,6 +17,9 @@ use super::{keys, rows};
 /// Small memtables keep the tail short: a flush holds up commits in proportion to its size.
 const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
+/// The first flushes tables, the others merge them too: were there one alone, a table in memory would grow for as long
+/// as a merge takes.
+const WORKERS: usize = 2;
 const IDEMPOTENCY: &str = "idempotency";
 
 /// A table of rows.
@@ -65,7 +68,7 @@ impl Engine {
         let db = Database::builder(path)
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNALS_BYTES_MAX)
-            .worker_threads(1)
+            .worker_threads(WORKERS)
             .with_compaction_filter_factories(Arc::new(filters))
             .open()?;
         let table = |name| {
@@ -107,6 +110,11 @@ impl Engine {
 
     pub(super) fn sync(&self) -> fjall::Result<()> {
         self.db.persist(PersistMode::SyncAll)
+    }
+
+    /// Bytes of the tables in memory, those included that are being flushed.
+    pub(super) fn buffered(&self) -> u64 {
+        self.db.write_buffer_size()
     }
 
     /// What is committed now. Reads without one could see half a batch.

@@ -13,6 +13,7 @@ pub(super) struct Measures {
     record_bytes: Counter,
     syncs: Counter,
     queue_jobs: Gauge,
+    buffered: Gauge,
 }
 
 /// One commit that succeeded.
@@ -38,6 +39,7 @@ impl Measures {
             record_bytes: counter!("buho_store_record_bytes_total"),
             syncs: counter!("buho_store_syncs_total"),
             queue_jobs: gauge!("buho_store_queue_jobs"),
+            buffered: gauge!("buho_store_buffer_bytes"),
         }
     }
 
@@ -48,6 +50,15 @@ impl Measures {
         self.commit_jobs.record(commit.jobs);
         self.records.increment(commit.records);
         self.record_bytes.increment(commit.bytes);
+    }
+
+    /// Bytes of the engine's tables in memory.
+    pub(super) fn buffered(&self, bytes: u64) {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a gauge is a float, and so many bytes fit into it"
+        )]
+        self.buffered.set(bytes as f64);
     }
 
     pub(super) fn queued(&self) {

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actors::log::RingBudget;
 use actors::ports::{Clock, Outcome, StoreError};
@@ -17,6 +18,14 @@ use super::measures::{Commit, Measures};
 use super::queue::{Found, Patience, Queue, Queued};
 use super::space::FreeSpace;
 use super::tenants::Tenants;
+
+/// Bytes that may wait in memory to be flushed. The engine itself has no such bound: beyond it the writer waits, and so
+/// do those who write.
+const BUFFER_BYTES_MAX: u64 = 192 << 20;
+/// How long the writer waits for room in memory at a time: an engine whose threads have ended shall be met, not waited
+/// for.
+const GIVE_WAY_MAX: Duration = Duration::from_secs(1);
+const GIVE_WAY_LOOK: Duration = Duration::from_millis(2);
 
 /// What the writer shares with the rest of the store.
 #[derive(Clone)]
@@ -96,6 +105,7 @@ impl Writer {
     }
 
     fn commit(&mut self) -> Result<(), Failed> {
+        self.give_way();
         if self.shared.space.is_full() {
             self.refuse();
         }
@@ -135,6 +145,17 @@ impl Writer {
         self.count_settled(self.settles.len());
         self.settles.drain(..).for_each(|it| it.tell(Ok(())));
         Ok(())
+    }
+
+    /// Lets the engine flush, where too much waits for it.
+    fn give_way(&self) {
+        let started = Instant::now();
+        let mut buffered = self.engine.buffered();
+        while BUFFER_BYTES_MAX < buffered && started.elapsed() < GIVE_WAY_MAX {
+            std::thread::sleep(GIVE_WAY_LOOK);
+            buffered = self.engine.buffered();
+        }
+        self.shared.measures.buffered(buffered);
     }
 
     /// Turns everything down that waits for this commit: there is no room for it.
