@@ -3,6 +3,7 @@ FROM rust:1.91-bookworm AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock LICENSE schema.cql ./
 COPY src src
+COPY benches benches
 COPY actors actors
 COPY loadtest loadtest
 RUN cargo build --release --locked --bin buho --bin buho-loadtest
@@ -18,7 +19,7 @@ WORKDIR /var/lib/buho
 FROM base AS load
 COPY --from=build /build/target/release/buho-loadtest /usr/local/bin/buho-loadtest
 ENTRYPOINT ["buho-loadtest"]
-CMD ["send-receive", "--start", "/usr/local/bin/buho"]
+CMD ["latency", "--without-yardstick", "--start", "/usr/local/bin/buho"]
 
 FROM base AS gateway
 ENV BUHO_SERVER__LISTEN=0.0.0.0:8080 \

@@ -34,11 +34,11 @@ parts=("$@")
 
 if [ "${QUICK:-}" = 1 ]; then
     seconds=1 subscribers=50 sockets=100 devices=50 hour=1 levels=${LEVELS:-1000,10000} minutes=${MINUTES:-0.2}
-    rates=100 connections=8 payloads=128 cool=5
+    rates=100 connections=8 payloads=128 cool=5 rest=1 burst=200 chats=500
 else
     seconds=8 subscribers=1000 sockets=2000 devices=10000 hour=10 minutes=${MINUTES:-20}
     levels=${LEVELS:-10000,100000,1000000,10000000}
-    rates=250,1000,2000 connections=64 payloads=128,1024,8192 cool=150
+    rates=250,1000,2000 connections=64 payloads=128,1024,8192 cool=150 rest=30 burst=10000 chats=20000
 fi
 bad=0
 
@@ -64,6 +64,23 @@ gateway_report() {
     report "$name" "$@" --start "$gateway" ${store[@]+"${store[@]}"}
 }
 
+# A quarter of the REST sends a second that `ratios` found.
+quarter() {
+    local found=
+    if [ -s "$out/ratios.json" ] && command -v jq >/dev/null; then
+        found=$(jq '[.ratios[] | select(.name == "REST sends, 64 connections") | .figure / 4 | floor][0] // empty' \
+            "$out/ratios.json")
+    fi
+    echo "${found:-3000}"
+}
+
+# The commit that is measured, where this is a working copy.
+commit() {
+    local found
+    found=$(git -C "$here" rev-parse --short HEAD 2>/dev/null) || return 0
+    echo ", commit $found"
+}
+
 render() {
     local reports=() name
     for name in ratios ingest latency fanout-json fanout-msgpack idle storm-json storm-msgpack start mix history soak \
@@ -73,7 +90,7 @@ render() {
     {
         cat "$here/results-head.md"
         echo
-        echo "Versions: $("$gateway" --version), $("$load" --version)$(cat "$out"/peer-*.version 2>/dev/null | sed 's/^/, /' | tr -d '\n')."
+        echo "Versions: $("$gateway" --version), $("$load" --version)$(commit)$(cat "$out"/peer-*.version 2>/dev/null | sed 's/^/, /' | tr -d '\n')."
         echo
         [ "${QUICK:-}" != 1 ] || printf '**A quick run: these figures say nothing.**\n\n'
         "$load" render "${reports[@]}"
@@ -90,22 +107,24 @@ render() {
 for part in "${parts[@]}"; do
     case $part in
     ratios)
-        gateway_report ratios ratios --scratch "$out" --ingest-seconds $seconds --subscribers $subscribers \
-            --sockets $sockets --devices $((devices / 10 + 1)) --seconds $seconds
+        gateway_report ratios ratios --scratch "$out" --rest-seconds $rest --ingest-seconds $seconds \
+            --subscribers $subscribers --burst $burst --sockets $sockets --devices $((devices / 10 + 1)) --seconds $seconds
         ;;
     ingest)
         gateway_report ingest ingest --via rest,batch,ws --codec json,msgpack --connections $connections \
             --payload $payloads --seconds $seconds
         ;;
     latency)
-        gateway_report latency latency --scratch "$out" --rate $rates --codec json,msgpack --seconds $seconds --payload 128
+        gateway_report latency latency --scratch "$out" --rate "$rates,$(quarter)" --codec json,msgpack --seconds $seconds --payload 128
         ;;
     fanout)
         for codec in json msgpack; do
-            gateway_report fanout-$codec fanout --codec $codec --subscribers $subscribers --seconds $seconds
+            gateway_report fanout-$codec fanout --codec $codec --subscribers $subscribers --burst $burst \
+                --seconds $seconds
         done
         ;;
-    idle) gateway_report idle idle --sockets $sockets --devices $((devices / 10 + 1)) ;;
+    idle) gateway_report idle idle --sockets $sockets --devices $((devices / 10 + 1)) --chats $chats \
+        --set chats.idle_ms=1000 ;;
     storm)
         for codec in json msgpack; do
             gateway_report storm-$codec storm --codec $codec --sockets $((sockets * 5 / 2)) --seconds $seconds
@@ -118,9 +137,10 @@ for part in "${parts[@]}"; do
     start) gateway_report start start --devices $devices ;;
     mix) gateway_report mix mix --hour-seconds $hour ;;
     soak) gateway_report soak soak --minutes "$minutes" --cool-down $cool ;;
-    yardstick) report yardstick yardstick --scratch "$out" --store-seconds $seconds --subscribers $subscribers ;;
+    yardstick) report yardstick yardstick --scratch "$out" --store-seconds $seconds --subscribers $subscribers \
+        --burst $burst ;;
     peers)
-        SUBSCRIBERS=$subscribers SOCKETS=$sockets STORM=$sockets SECONDS_EACH=$seconds \
+        SUBSCRIBERS=$subscribers SOCKETS=$sockets STORM=$((sockets * 5 / 2)) SECONDS_EACH=$seconds \
             "$here/peers/run.sh" "$out" "$load" "$gateway" || bad=1
         ;;
     render) render ;;

@@ -129,9 +129,13 @@ impl Metrics {
         Self(handle.clone())
     }
 
-    /// Everything measured so far, in Prometheus' text format.
+    /// Everything measured so far, in Prometheus' text format; of the runtime's tasks those that are alive now.
     #[must_use]
     pub fn render(&self) -> String {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            metrics::gauge!("buho_tasks").set(f64::from(u32::try_from(tasks).unwrap_or(u32::MAX)));
+        }
         self.0.render()
     }
 

@@ -6,6 +6,10 @@
     reason = "a test fails by panicking"
 )]
 
+#[expect(dead_code, reason = "servers of a test's own belong to other tests")]
+#[path = "cql/server.rs"]
+mod server;
+
 use serde_json::Value;
 
 /// Runs a scenario small, against a gateway of its own; answers the report.
@@ -92,7 +96,11 @@ async fn many_subscribers_get_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_sockets_and_devices_are_weighed() {
-    let report = smoke("idle --sockets 50 --devices 10").await;
+    let report = smoke("idle --sockets 50 --devices 10 --chats 200 --set chats.idle_ms=200").await;
+    assert!(
+        figure(&report, "growth for each chat's message").is_finite(),
+        "{report:#}"
+    );
     assert!(
         figure(&report, "gateway: memory of an idle device") >= 0.0,
         "{report:#}"
@@ -106,7 +114,11 @@ async fn a_storm_loses_nothing() {
             "storm --sockets 40 --cuts 2 --rate 20 --seconds 1 --codec {codec} --without-yardstick"
         ))
         .await;
-        assert_eq!(latencies(&report, "cut → caught up"), 80, "{report:#}");
+        assert_eq!(
+            latencies(&report, "called back → caught up"),
+            80,
+            "{report:#}"
+        );
     }
 }
 
@@ -144,4 +156,61 @@ async fn a_short_soak_keeps_its_books() {
     )
     .await;
     assert!(figure(&report, "memory: slope").is_finite(), "{report:#}");
+    assert!(figure(&report, "buho_tasks: after") > 0.0, "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_image_runs_a_scenario_that_there_is() {
+    let image = include_str!("../Dockerfile");
+    let commands = image.lines().filter_map(|line| line.strip_prefix("CMD "));
+    let command: Vec<String> = commands
+        .map(|words| serde_json::from_str(words).unwrap())
+        .find(|words: &Vec<String>| words.iter().any(|it| it == "--start"))
+        .unwrap();
+    let until_gateway = command.iter().take_while(|word| *word != "--start");
+    let words: Vec<_> = until_gateway.map(String::as_str).collect();
+    let report = smoke(&format!("{} --seconds 1 --warm-up 0", words.join(" "))).await;
+    assert!(
+        figure(&report, "500/s, 128 B, JSON: acknowledged") > 0.0,
+        "{report:#}"
+    );
+}
+
+/// Where a CQL server listens; nothing where none can run here and none is required.
+fn cql() -> Option<String> {
+    let absence = server::absence();
+    if let Some(reason) = absence {
+        println!("not run on cql: {reason}");
+    }
+    absence
+        .is_none()
+        .then(|| server::contact_points().join(","))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sends_are_counted_and_heard_on_cql() {
+    let Some(points) = tokio::task::block_in_place(cql) else {
+        return;
+    };
+    let store = format!(
+        "--store cql --contact-points {points} --keyspace buho_test --set cql.replication=1"
+    );
+    let report = smoke(&format!(
+        "ingest --connections 4 --seconds 1 --warm-up 0 {store}"
+    ))
+    .await;
+    let door = "REST, 128 B, 4 connections";
+    assert!(
+        figure(&report, &format!("{door}: records a message")) >= 1.0,
+        "{report:#}"
+    );
+    let report = smoke(&format!(
+        "latency --rate 20 --senders 4 --seconds 1 --warm-up 1 --without-yardstick {store}"
+    ))
+    .await;
+    assert_eq!(
+        latencies(&report, "20/s, 128 B, JSON: due → event"),
+        20,
+        "{report:#}"
+    );
 }

@@ -59,6 +59,13 @@ impl SequenceAudit {
     pub(crate) fn lost(&self, expected: &[u64]) -> u64 {
         count(expected.iter().filter(|seq| !self.has(**seq)))
     }
+
+    /// How many entries came that nobody expected: stored, and never acknowledged. Each counts once.
+    pub(crate) fn unexpected(&self, expected: &[u64]) -> u64 {
+        let expected: HashSet<_> = expected.iter().collect();
+        let there = count(expected.iter().filter(|seq| self.has(***seq)));
+        (self.arrived - self.doubled - self.outside).saturating_sub(there)
+    }
 }
 
 /// Word and bit of a sequence number, if it lies in the span.
@@ -122,10 +129,17 @@ pub(crate) struct Findings {
     pub(crate) doubled: u64,
     /// Seen at another place than the acknowledgement said.
     pub(crate) misplaced: u64,
-    /// Seen without an acknowledgement: sends whose outcome the caller does not know.
+    /// Seen without an acknowledgement: sends whose outcome the caller does not know, or messages that were stored twice.
     pub(crate) unacknowledged: u64,
     /// When it was due, and due → event, of those due at or after the end of the warm-up.
     pub(crate) delays: Vec<(Duration, Duration)>,
+}
+
+impl Findings {
+    /// Messages that came again, or that there are too many of for the sends whose outcome is not known.
+    pub(crate) fn doubled(&self, unknown: u64) -> u64 {
+        self.doubled + self.unacknowledged.saturating_sub(unknown)
+    }
 }
 
 /// Compares what was acknowledged with what arrived.
@@ -216,6 +230,14 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_nobody_expected_is_told_apart_from_a_repeat() {
+        let found = audit(&[5, 6, 7, 7, 9]);
+        assert_eq!((found.unexpected(&[5, 7, 7, 8]), found.doubled), (2, 1));
+        assert_eq!(found.unexpected(&[5, 6, 7, 9]), 0);
+        assert_eq!(audit(&[]).unexpected(&[1]), 0);
+    }
+
+    #[test]
     fn what_never_came_is_lost_also_when_nothing_came() {
         assert_eq!(audit(&[]).lost(&[7, 8]), 2);
     }
@@ -256,5 +278,6 @@ mod tests {
                 delays: vec![(Duration::from_millis(20), Duration::from_millis(7))],
             }
         );
+        assert_eq!((findings.doubled(1), findings.doubled(0)), (1, 2));
     }
 }

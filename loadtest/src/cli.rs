@@ -20,6 +20,7 @@ use crate::scenario::{
     fanout, history, idle, ingest, latency, mix, peer, ratios, soak, start, storm,
     yardstick as bare,
 };
+use crate::server::usage;
 use crate::target::{Gateway, TargetOptions};
 use crate::yardstick::serve;
 
@@ -233,7 +234,9 @@ async fn report(scenario: &Scenario) -> Result<Option<Report>, LoadError> {
         Scenario::Yardstick(options) => {
             let watch = Watch::start();
             let mut report = bare::report(options).await?;
-            report.surrounded(watch.end(None, "yardsticks".to_owned()));
+            // Its servers have all ended.
+            let none = Some(std::time::Duration::ZERO);
+            report.surrounded(watch.end(none, "yardsticks".to_owned()));
             Ok(report)
         }
         Scenario::Peer(options) => {
@@ -264,13 +267,19 @@ async fn against(
     let version = gateway.version().await;
     let (watch, monitor) = (Watch::start(), gateway.pid.map(Monitor::start));
     let began_with = gateway.pid;
+    let before = began_with.and_then(|pid| usage(pid).ok());
     let report = scenario(&mut gateway).await;
-    let restarted = gateway.pid != began_with;
     let report = match (report, monitor) {
         (Ok(mut report), Some(monitor)) => {
-            let used = monitor.tell("server", &mut report).await;
-            // After a restart the second process is not known here.
-            report.surrounded(watch.end(used.filter(|_| !restarted), version));
+            let mut used = monitor.tell("server", &mut report).await;
+            if gateway.pid != began_with {
+                // After a restart the first process is among the ended children, from its own beginning on.
+                let now = gateway.pid.and_then(|pid| usage(pid).ok());
+                used = now
+                    .zip(before)
+                    .map(|(now, before)| now.cpu.saturating_sub(before.cpu));
+            }
+            report.surrounded(watch.end(used, version));
             Ok(report)
         }
         (Ok(mut report), None) => {

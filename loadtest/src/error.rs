@@ -89,6 +89,21 @@ impl LoadError {
         text
     }
 
+    /// Whether what was asked for may have happened all the same.
+    pub(crate) fn leaves_open(&self) -> bool {
+        match self {
+            // No answer, an error inside, or one of something in between.
+            Self::Refused { problem, .. } => matches!(problem.status, 0 | 500 | 502 | 504),
+            Self::Io { .. }
+            | Self::Body { .. }
+            | Self::Response(_)
+            | Self::Socket { .. }
+            | Self::Closed { .. }
+            | Self::Protocol(_) => true,
+            Self::Target(_) | Self::Yardstick { .. } => false,
+        }
+    }
+
     /// The short word under which errors of this kind are counted.
     pub(crate) fn tally_name(&self) -> String {
         match self {
@@ -120,6 +135,11 @@ impl Problem {
     pub(crate) fn tally_name(&self) -> String {
         format!("{} {}", self.status, self.code)
     }
+}
+
+/// Whether an item or a reply with this problem code may have been stored all the same.
+pub(crate) fn code_leaves_open(code: &str) -> bool {
+    matches!(code, "internal" | "outcome_unknown")
 }
 
 impl fmt::Display for Problem {

@@ -65,10 +65,27 @@ fn descriptors(pid: u32) -> Result<(u64, u64), LoadError> {
     }))
 }
 
-/// `utime` + `stime`. The name in field 2 may hold spaces and brackets, so counting starts behind its last bracket.
+/// What this process has used, and those of its children that have ended.
+pub(crate) fn own_cpu() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    Some(parse_cpu(&stat)? + parse_ended_children(&stat)?)
+}
+
+/// `utime` + `stime`.
 fn parse_cpu(stat: &str) -> Option<Duration> {
+    parse_ticks(stat, 11)
+}
+
+/// `cutime` + `cstime`.
+fn parse_ended_children(stat: &str) -> Option<Duration> {
+    parse_ticks(stat, 13)
+}
+
+/// The sum of two fields of `/proc/PID/stat`. The name in field 2 may hold spaces and brackets, so counting starts behind
+/// its last bracket.
+fn parse_ticks(stat: &str, skip: usize) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let mut fields = rest.split_ascii_whitespace().skip(skip);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some(Duration::from_millis(
@@ -208,8 +225,10 @@ mod tests {
 
     #[test]
     fn cpu_is_found_behind_a_hostile_name() {
-        let stat = "4242 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 5 0 100 200 300";
+        let stat = "4242 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 150 25 30 10 20 0 5 0 100 200 300";
         assert_eq!(parse_cpu(stat), Some(Duration::from_millis(1_750)));
+        let children = parse_ended_children(stat);
+        assert_eq!(children, Some(Duration::from_millis(400)));
         assert_eq!(parse_cpu("4242 (a) S 1 2"), None);
     }
 
@@ -225,6 +244,17 @@ mod tests {
     fn our_own_process_has_a_usage() {
         let usage = usage(std::process::id()).unwrap();
         assert!(usage.rss > 100_000 && usage.threads > 0 && usage.descriptors > 2);
+    }
+
+    #[tokio::test]
+    async fn what_a_child_used_is_ours_once_it_has_ended() {
+        let before = own_cpu().unwrap();
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        let mut child = Command::new("sh").args(["-c", busy]).spawn().unwrap();
+        child.wait().await.unwrap();
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(parse_ended_children(&stat).unwrap() > Duration::ZERO);
+        assert!(before < own_cpu().unwrap());
     }
 
     #[test]

@@ -37,6 +37,8 @@ async fn metrics_are_in_the_form_of_prometheus_and_count() {
     );
     answer.expect(200);
     assert!(told.contains("# TYPE "));
+    let tasks = told.lines().find_map(|it| it.strip_prefix("buho_tasks "));
+    assert!(tasks.unwrap().parse::<u32>().unwrap() > 0, "{told}");
     for line in told
         .lines()
         .filter(|line| !line.starts_with('#') && !line.is_empty())

@@ -78,12 +78,20 @@ impl Api {
         Self { endpoint }
     }
 
-    /// Makes virtual phones send no receipts, or lets them be as they are by default.
+    /// Makes virtual phones send no receipts.
     pub(crate) async fn silence_phones(&self, device: &str) -> Result<(), LoadError> {
+        self.phones(device, &json!({"auto_receipts": null})).await
+    }
+
+    /// Makes virtual phones confirm what they get, as they do unless told otherwise.
+    pub(crate) async fn let_phones_confirm(&self, device: &str) -> Result<(), LoadError> {
+        let confirm = json!({"auto_receipts": {"deliver_ms": 50}});
+        self.phones(device, &confirm).await
+    }
+
+    async fn phones(&self, device: &str, behaviour: &Value) -> Result<(), LoadError> {
         let path = format!("/v1/devices/{device}/simulations/phones/*");
-        self.call("PUT", &path, Some(&json!({"auto_receipts": null})))
-            .await
-            .map(drop)
+        self.call("PUT", &path, Some(behaviour)).await.map(drop)
     }
 
     /// All devices of the first page.

@@ -28,6 +28,14 @@ impl Codec {
         }
     }
 
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Json => "JSON",
+            Self::Msgpack => "MessagePack",
+        }
+    }
+
     /// A frame as a WebSocket message.
     pub(crate) fn encode(self, frame: &Value) -> Result<Message, LoadError> {
         match self {

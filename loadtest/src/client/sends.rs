@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Endpoint;
 use super::frame::{FrameProblem, Sent};
 use super::http::{Answer, request};
-use crate::error::LoadError;
+use crate::error::{LoadError, code_leaves_open};
 use crate::report::ErrorCounts;
 
 /// The most chats of one run: their requests are all kept in memory.
@@ -114,6 +114,8 @@ pub(crate) struct BatchOutcome {
     pub(crate) first: Option<String>,
     /// Items that were refused.
     pub(crate) errors: ErrorCounts,
+    /// Those of them that may be stored all the same.
+    pub(crate) unknown: u64,
 }
 
 /// Reads the answer to a batch.
@@ -138,7 +140,10 @@ pub(crate) fn read_batch(answer: &Answer) -> Result<BatchOutcome, LoadError> {
                 outcome.first.get_or_insert_with(|| sent.id.to_string());
                 outcome.seqs.extend(sent.seq());
             }
-            (None, Some(problem)) => outcome.errors.count(format!("item {}", problem.code)),
+            (None, Some(problem)) => {
+                outcome.unknown += u64::from(code_leaves_open(&problem.code));
+                outcome.errors.count(format!("item {}", problem.code));
+            }
             (None, None) => outcome.errors.count("item without ok and error".to_owned()),
         }
     }
@@ -194,11 +199,11 @@ mod tests {
         let answer = answer(
             202,
             r#"{"items":[{"ok":{"id":"msg_1","event_cursor":"1-5"}},{"error":{"code":"busy","status":503}},
-                {"replayed":true,"ok":{"id":"msg_2","event_cursor":"1-6"}},{}]}"#,
+                {"replayed":true,"ok":{"id":"msg_2","event_cursor":"1-6"}},{},{"error":{"code":"outcome_unknown"}}]}"#,
         );
         let outcome = read_batch(&answer).unwrap();
         assert_eq!((outcome.accepted, outcome.seqs), (2, vec![5, 6]));
-        assert_eq!(outcome.errors.total(), 2);
+        assert_eq!((outcome.errors.total(), outcome.unknown), (3, 1));
     }
 
     #[test]

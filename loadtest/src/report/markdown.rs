@@ -40,7 +40,10 @@ fn write_ratios<'a>(
             number(row.yardstick),
             row.ratio.map_or_else(|| "-".to_owned(), number),
             row.aim.text(&row.unit),
-            if row.reached { "reached" } else { "**missed**" }
+            match row.verdict() {
+                "missed" => "**missed**",
+                verdict => verdict,
+            }
         )?;
     }
     writeln!(text)

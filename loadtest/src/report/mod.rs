@@ -99,6 +99,8 @@ pub(crate) enum Aim {
     AtMost(f64),
     /// The figure itself shall be this or less; the yardstick stands beside it for comparison.
     FigureAtMost(f64),
+    /// There is none: the yardstick stands beside the figure for comparison.
+    None,
 }
 
 impl Aim {
@@ -107,6 +109,7 @@ impl Aim {
             Self::AtLeast(bound) => format!("≥ {bound} ×"),
             Self::AtMost(bound) => format!("≤ {bound} ×"),
             Self::FigureAtMost(bound) => format!("≤ {bound} {unit}"),
+            Self::None => "-".to_owned(),
         }
     }
 }
@@ -125,6 +128,15 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
+    /// Whether the aim is reached, in a word.
+    fn verdict(&self) -> &'static str {
+        match (self.aim, self.reached) {
+            (Aim::None, _) => "",
+            (_, true) => "reached",
+            (_, false) => "missed",
+        }
+    }
+
     /// Compares a figure with its yardstick.
     pub(crate) fn new(
         name: &str,
@@ -138,6 +150,7 @@ impl Ratio {
             Aim::AtLeast(bound) => ratio.is_some_and(|ratio| ratio >= bound),
             Aim::AtMost(bound) => ratio.is_some_and(|ratio| ratio <= bound),
             Aim::FigureAtMost(bound) => figure <= bound,
+            Aim::None => true,
         };
         Self {
             name: name.to_owned(),
@@ -187,6 +200,15 @@ impl Report {
             name: name.into(),
             value,
             unit: unit.into(),
+        });
+    }
+
+    /// Adds percentiles that an earlier run found.
+    pub(crate) fn percentiles(&mut self, name: impl Into<String>, percentiles: Percentiles) {
+        self.latencies.push(LatencyRow {
+            name: name.into(),
+            percentiles,
+            curve: Vec::new(),
         });
     }
 

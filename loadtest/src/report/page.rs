@@ -105,7 +105,7 @@ fn ratios(html: &mut String, report: &Report) -> std::fmt::Result {
     }
     write!(html, "<h2>Beside the yardsticks</h2>")?;
     let rows = report.ratios.iter().map(|row| {
-        let reached = if row.reached { "reached" } else { "missed" };
+        let reached = row.verdict();
         vec![
             format!("{}, {}", row.name, row.unit),
             number(row.figure),

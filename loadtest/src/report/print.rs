@@ -71,7 +71,7 @@ fn print_ratios(ratios: &[Ratio]) {
             number(row.yardstick),
             row.ratio.map_or_else(|| "-".to_owned(), number),
             row.aim.text(&row.unit),
-            if row.reached { "reached" } else { "MISSED" }
+            row.verdict()
         );
     }
 }

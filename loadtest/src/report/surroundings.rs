@@ -8,6 +8,7 @@ use jiff::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 
 use super::float;
+use crate::server::own_cpu;
 
 /// Ticks of `/proc/stat` a second. Linux shows them to user space as 100 on every architecture.
 const TICKS_PER_SECOND: u64 = 100;
@@ -54,7 +55,8 @@ impl Watch {
         }
     }
 
-    /// Ends watching. `server` is what the server's processes used meanwhile; only with it can others be told apart.
+    /// Ends watching. `server` is what the server's process used meanwhile, if it still runs: those that were started and
+    /// ended by this program are known. Only with it can others be told apart.
     pub(crate) fn end(self, server: Option<Duration>, server_version: String) -> Surroundings {
         let seconds = self.clock.elapsed().as_secs_f64();
         let since = |before: Option<Duration>, now: Option<Duration>| {
@@ -143,13 +145,6 @@ fn busy(stat: &str) -> Option<Duration> {
         .map(|(_, ticks)| ticks)
         .sum::<u64>();
     Some(Duration::from_millis(busy * (1_000 / TICKS_PER_SECOND)))
-}
-
-/// What this process has used.
-fn own_cpu() -> Option<Duration> {
-    crate::server::usage(std::process::id())
-        .ok()
-        .map(|usage| usage.cpu)
 }
 
 #[cfg(test)]

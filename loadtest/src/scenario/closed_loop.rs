@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::client::Endpoint;
 use crate::client::calls::no_cursor;
@@ -21,14 +21,26 @@ use crate::server::usage;
 const AFTER_ERROR: Duration = Duration::from_millis(20);
 /// How long answers may still come after the end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How much later a connection has ended by itself.
+const ENDED: Duration = Duration::from_secs(5);
 
 /// How to count what an answer acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Judge {
     /// One message with each 202.
     Single,
-    /// As many as the batch's answer says.
-    Batch,
+    /// As many as the answer to a batch of so many says.
+    Batch(u64),
+}
+
+impl Judge {
+    /// Messages of one request.
+    fn messages(self) -> u64 {
+        match self {
+            Self::Single => 1,
+            Self::Batch(size) => size,
+        }
+    }
 }
 
 /// When a run measures.
@@ -91,6 +103,8 @@ pub(crate) struct Tally {
     pub(crate) accepted: u64,
     /// Places of all messages that were acknowledged. Bounded by what a run can send.
     pub(crate) seqs: Vec<u64>,
+    /// Messages that may be stored without an acknowledgement.
+    pub(crate) unknown: u64,
     /// Request → answer.
     pub(crate) latencies: Latencies,
     /// What was refused or failed, also outside of the window.
@@ -103,6 +117,7 @@ impl Tally {
         Self {
             accepted: 0,
             seqs: Vec::new(),
+            unknown: 0,
             latencies: Latencies::new(),
             errors: ErrorCounts::default(),
         }
@@ -111,6 +126,7 @@ impl Tally {
     fn merge(&mut self, other: Self) {
         self.accepted += other.accepted;
         self.seqs.extend(other.seqs);
+        self.unknown += other.unknown;
         self.latencies.merge(&other.latencies);
         self.errors.merge(other.errors);
     }
@@ -193,11 +209,12 @@ pub(crate) async fn measure(
             }
         }
     };
-    if timeout(GRACE, gather).await.is_err() {
-        for _ in 0..workers.len() {
-            tally.errors.count(format!("no answer within {GRACE:?}"));
-        }
+    if timeout(GRACE + ENDED, gather).await.is_err() {
+        let left = workers.len();
         workers.shutdown().await;
+        return Err(LoadError::Protocol(format!(
+            "{left} connections did not end, and what they were told is not known"
+        )));
     }
     Ok(Outcome {
         tally,
@@ -217,7 +234,9 @@ async fn connection(plan: Plan, first: usize, span: Span) -> Tally {
         if began >= span.until {
             break;
         }
-        let answer = connection.exchange(request).await;
+        let answer = timeout_at(span.until + GRACE, connection.exchange(request)).await;
+        let late = |_| LoadError::Protocol(format!("no answer within {GRACE:?} after the end"));
+        let answer = answer.map_err(late).flatten();
         let ended = Instant::now();
         match answer.and_then(|answer| judge(plan.judge, &answer, &mut tally)) {
             Ok(accepted) if span.covers(began, ended) => {
@@ -226,6 +245,9 @@ async fn connection(plan: Plan, first: usize, span: Span) -> Tally {
             }
             Ok(_) => {}
             Err(error) => {
+                if error.leaves_open() {
+                    tally.unknown += plan.judge.messages();
+                }
                 tally.errors.count(error.tally_name());
                 sleep(AFTER_ERROR).await;
             }
@@ -243,8 +265,9 @@ fn judge(judge: Judge, answer: &Answer, tally: &mut Tally) -> Result<u64, LoadEr
             tally.seqs.push(sent.seq().ok_or_else(no_cursor)?);
             Ok(1)
         }
-        Judge::Batch => {
+        Judge::Batch(_) => {
             let outcome = read_batch(answer)?;
+            tally.unknown += outcome.unknown;
             tally.errors.merge(outcome.errors);
             tally.seqs.extend(outcome.seqs);
             Ok(outcome.accepted)
@@ -274,7 +297,7 @@ mod tests {
             202,
             r#"{"items":[{"ok":{"event_cursor":"1-5"}},{"error":{"code":"busy"}}]}"#,
         );
-        assert_eq!(judge(Judge::Batch, &part, &mut tally).unwrap(), 1);
+        assert_eq!(judge(Judge::Batch(2), &part, &mut tally).unwrap(), 1);
         assert_eq!((tally.errors.total(), tally.seqs), (1, vec![4, 5]));
     }
 

@@ -73,6 +73,15 @@ struct Filled {
     messages: u64,
     /// Chat and message, evenly over all that was sent.
     samples: Vec<(u64, String)>,
+    /// Messages that may be there beyond those: sent by a run that was cut short before it could note them.
+    #[serde(default)]
+    unknown: u64,
+    /// Whether a run is at it, or was cut short.
+    #[serde(default)]
+    filling: bool,
+    /// Messages that the walked chats held before.
+    #[serde(default)]
+    before: Vec<u64>,
     /// What was found at each level.
     levels: BTreeMap<u64, BTreeMap<String, Percentiles>>,
 }
@@ -100,7 +109,7 @@ impl Filled {
 }
 
 /// Runs the scenario.
-pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Report, LoadError> {
+pub(crate) async fn report(options: &Options, gateway: &mut Gateway) -> Result<Report, LoadError> {
     let mut report = Report::new("history");
     let api = Api::new(gateway.endpoint.clone());
     api.silence_phones(&gateway.device).await?;
@@ -111,6 +120,18 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
         Some(path) => Filled::read(path)?,
         None => Filled::default(),
     };
+    if filled.filling {
+        filled.unknown += BATCH * NOTE;
+    }
+    if filled.messages == 0 && filled.unknown == 0 {
+        filled.before.clear();
+        for chat in 0..WALKED {
+            let found = walk(&api, &gateway.device, chat).await?;
+            filled.before.push(found.count);
+        }
+    }
+    let walked = usize::try_from(WALKED).unwrap_or_default();
+    filled.before.resize(walked, 0);
     let mut levels = options.levels.clone();
     levels.sort_unstable();
     for level in levels {
@@ -118,6 +139,9 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
             report.note(format!(
                 "{level} messages: taken from the earlier run of this folder"
             ));
+            for (kind, found) in filled.levels.get(&level).into_iter().flatten() {
+                report.percentiles(format!("{level} messages: {kind}"), *found);
+            }
             continue;
         }
         if filled.messages > level + BATCH * NOTE {
@@ -137,10 +161,15 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
         {
             report.note(format!("{level} messages: the gateway was not quiet yet"));
         }
+        if gateway.data().is_some() {
+            // Each level begins with nothing read yet, and with what the store itself takes into memory at a start.
+            gateway.restart().await?;
+        }
         let found = time_pages(options, gateway, &filled, level, &mut report).await?;
+        let api = Api::new(gateway.endpoint.clone());
+        audit(&api, &gateway.device, (level, &filled), &mut report).await?;
         filled.levels.insert(level, found);
         filled.write(note.as_deref())?;
-        walk(&api, &gateway.device, level, &mut report).await?;
     }
     tell(&filled, &mut report);
     Ok(report)
@@ -163,6 +192,8 @@ async fn fill(
     let mut connection = Connection::new(gateway.endpoint.address);
     let bar = progress::bar(level, &format!("filling to {level}"));
     let mut since_note = 0;
+    filled.filling = true;
+    filled.write(note)?;
     while filled.messages < level {
         bar.set_position(filled.messages);
         let index = (filled.messages / BATCH) % CHATS;
@@ -188,6 +219,7 @@ async fn fill(
         }
     }
     bar.finish_and_clear();
+    filled.filling = false;
     filled.write(note)
 }
 
@@ -304,33 +336,60 @@ async fn time_pages(
     Ok(found)
 }
 
-/// Walks whole histories: every message of a chat is there, once, newest first.
-async fn walk(api: &Api, device: &str, level: u64, report: &mut Report) -> Result<(), LoadError> {
-    let (mut lost, mut doubled, mut disordered) = (0, 0, 0);
-    for chat in 0..WALKED {
-        let first = format!(
-            "/v1/devices/{device}/chats/{}/messages?limit=200",
-            number(chat)
-        );
-        let (mut path, mut count, mut last) = (first.clone(), 0_u64, None);
-        for _ in 0..PAGES {
-            let page = api.messages(&path).await?;
-            for message in page.items {
-                // Ids rise with time, and the newest comes first.
-                match &last {
-                    Some(last) if message.id == *last => doubled += 1,
-                    Some(last) if message.id > *last => disordered += 1,
-                    Some(_) | None => {}
-                }
-                last = Some(message.id);
-                count += 1;
+/// What a walk through a chat's history showed.
+#[derive(Debug, Default)]
+struct Walk {
+    count: u64,
+    doubled: u64,
+    disordered: u64,
+}
+
+/// Walks the whole history of a chat, newest first. One that is not there is empty.
+async fn walk(api: &Api, device: &str, chat: u64) -> Result<Walk, LoadError> {
+    let number = number(chat);
+    let first = format!("/v1/devices/{device}/chats/{number}/messages?limit=200");
+    let (mut path, mut found, mut last) = (first.clone(), Walk::default(), None);
+    for _ in 0..PAGES {
+        let page = match api.messages(&path).await {
+            Err(LoadError::Refused { problem, .. }) if problem.status == 404 => break,
+            page => page?,
+        };
+        for message in page.items {
+            // Ids rise with time, and the newest comes first.
+            match &last {
+                Some(last) if message.id == *last => found.doubled += 1,
+                Some(last) if message.id > *last => found.disordered += 1,
+                Some(_) | None => {}
             }
-            let Some(cursor) = page.next_cursor else {
-                break;
-            };
-            path = format!("{first}&cursor={cursor}");
+            last = Some(message.id);
+            found.count += 1;
         }
-        lost += (level / CHATS).saturating_sub(count);
+        let Some(cursor) = page.next_cursor else {
+            break;
+        };
+        path = format!("{first}&cursor={cursor}");
+    }
+    Ok(found)
+}
+
+/// Walks whole histories: every message of a chat is there, once, newest first.
+async fn audit(
+    api: &Api,
+    device: &str,
+    (level, filled): (u64, &Filled),
+    report: &mut Report,
+) -> Result<(), LoadError> {
+    let (mut lost, mut doubled, mut disordered) = (0, 0, 0);
+    for (chat, before) in (0..WALKED).zip(&filled.before) {
+        let found = walk(api, device, chat).await?;
+        let wanted = before + filled.messages / CHATS;
+        lost += wanted.saturating_sub(found.count);
+        // A message more than were sent is stored twice, in whatever order it came.
+        let more = found.count.saturating_sub(wanted);
+        doubled += found
+            .doubled
+            .max(more.saturating_sub(filled.unknown / CHATS));
+        disordered += found.disordered;
     }
     let name = format!("{level} messages: histories of {WALKED} chats");
     let counts = [

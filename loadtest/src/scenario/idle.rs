@@ -1,9 +1,10 @@
-//! `idle`: memory of a socket and of a device that do nothing.
+//! `idle`: memory of a socket and of a device that do nothing, and of a chat that sleeps.
 
 use clap::Args;
 use tokio::time::Instant;
 
 use super::device_fleet::{link, remove};
+use super::sleeping_chats;
 use super::subscribers::Subscribers;
 use crate::client::Endpoint;
 use crate::client::calls::Api;
@@ -35,6 +36,10 @@ pub(crate) struct Options {
     pub(crate) target: TargetOptions,
     #[command(flatten)]
     load: Load,
+    /// Chats that are woken by a message each and left to sleep; 0 leaves this part out. The gateway takes chats.idle_ms
+    /// to let them: give it a short one.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(0..=200_000))]
+    chats: u64,
 }
 
 /// What was found.
@@ -75,6 +80,10 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     measure(&options.load, gateway)
         .await?
         .tell("gateway", &mut report);
+    if options.chats > 0 {
+        let found = sleeping_chats::measure(gateway, options.chats, &mut report).await;
+        report.part("sleeping chats", found);
+    }
     Ok(report)
 }
 

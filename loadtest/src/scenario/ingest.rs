@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tokio::time::{Instant, sleep_until};
 
 use super::closed_loop::{Judge, Outcome, Plan, Window, run};
 use super::pipeline::Pipeline;
@@ -13,11 +14,13 @@ use crate::client::sends::{CHATS, batches, singles, text};
 use crate::error::LoadError;
 use crate::metrics::{Metrics, StoreWork};
 use crate::report::{Report, float};
-use crate::server::quiet;
+use crate::server::{quiet, usage};
 use crate::target::{Gateway, TargetOptions};
 
 /// How long the gateway may take to finish what it began.
 const SETTLE: Duration = Duration::from_mins(2);
+/// The share of a run's messages that may wait for the network at its end without a remark.
+const OUTBOX_GREW: f64 = 0.05;
 
 /// The door that sends go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -118,18 +121,7 @@ async fn one(options: &Options, gateway: &Gateway, door: Door, report: &mut Repo
     let name = door.name(&options.load);
     let found = measure(&options.load, gateway, door).await;
     if let Some(ingested) = report.part(&name, found) {
-        if let Some(work) = ingested.work {
-            let figures = [
-                ("records a message", work.records, "records"),
-                ("record bytes a message", work.bytes, "bytes"),
-                ("messages a sync", work.per_sync, "messages"),
-            ];
-            for (what, value, unit) in figures {
-                report.figure(format!("{name}: {what}"), value, unit);
-            }
-        }
-        ingested.read_back.tell(&name, report);
-        ingested.outcome.tell(&name, report);
+        ingested.tell(&name, report);
     }
 }
 
@@ -170,9 +162,72 @@ pub(crate) struct Ingested {
     /// Rates and latencies.
     pub(crate) outcome: Outcome,
     /// What the log said afterwards.
-    pub(crate) read_back: ReadBack,
-    /// What the store did for each message, if the gateway tells.
+    read_back: ReadBack,
+    /// What the store did for each message by the end of the window, if the gateway tells.
     pub(crate) work: Option<StoreWork>,
+    /// The same until the gateway was quiet, so with the message's whole way to the network.
+    whole: Option<StoreWork>,
+    /// Messages that were acknowledged and not handed over at the end of the window, if the gateway tells.
+    waiting: Option<f64>,
+    /// What came after the window, where the gateway's process is known.
+    after: Option<After>,
+}
+
+/// The gateway after the window.
+#[derive(Debug, Clone, Copy)]
+struct After {
+    /// From the end of the window until it was quiet; `None` where it never was.
+    quiet: Option<Duration>,
+    /// Its memory then.
+    rss: u64,
+}
+
+impl Ingested {
+    /// Puts what was found into a report.
+    pub(crate) fn tell(self, name: &str, report: &mut Report) {
+        if let Some(work) = self.work {
+            let figures = [
+                ("records a message", work.records, "records"),
+                ("record bytes a message", work.bytes, "bytes"),
+                ("messages a sync", work.per_sync, "messages"),
+            ];
+            for (what, value, unit) in figures {
+                report.figure(format!("{name}: {what}"), value, unit);
+            }
+        }
+        if let Some(work) = self.whole {
+            let name = format!("{name}: records a message, until quiet");
+            report.figure(name, work.records, "records");
+        }
+        if let Some(waiting) = self.waiting {
+            let what = "waiting for the network when the window ended";
+            report.figure(format!("{name}: {what}"), waiting, "messages");
+            let sent = float(count(&self.outcome.tally.seqs));
+            if waiting > sent * OUTBOX_GREW {
+                report.note(format!(
+                    "{name}: the outbox grew: {waiting:.0} of {sent:.0} messages waited when the window ended"
+                ));
+            }
+        }
+        match self.after.map(|after| (after.quiet, after.rss)) {
+            Some((Some(quiet), rss)) => {
+                let what = format!("{name}: window → quiet");
+                report.figure(what, quiet.as_secs_f64(), "s");
+                let what = format!("{name}: server memory once quiet");
+                report.figure(what, super::mebibytes(rss), "MiB");
+            }
+            Some((None, _)) => report.note(format!(
+                "{name}: the gateway was not quiet {SETTLE:?} after the window: what it wrote later is not known"
+            )),
+            None => {}
+        }
+        self.read_back.tell(name, report);
+        self.outcome.tell(name, report);
+    }
+}
+
+fn count(seqs: &[u64]) -> u64 {
+    u64::try_from(seqs.len()).unwrap_or(u64::MAX)
 }
 
 /// Measures one door, then reads the log.
@@ -185,21 +240,42 @@ pub(crate) async fn measure(
     let head = api.head().await?;
     // A gateway without metrics is loaded all the same.
     let before = Metrics::read(&api).await.ok();
-    let outcome = run_door(load, gateway, door).await?;
-    if let Some(pid) = gateway.pid {
-        // What a message costs is known when the gateway has done all of it, its way to the network too.
-        quiet(pid, SETTLE).await?;
-    }
-    let after = Metrics::read(&api).await.ok();
-    let count = u64::try_from(outcome.tally.seqs.len()).unwrap_or(u64::MAX);
-    let work = before
-        .zip(after)
-        .and_then(|(before, after)| StoreWork::between(&before, &after, float(count)));
-    let read_back = ReadBack::read(&api, &head, &outcome.tally.seqs).await?;
+    let window = load.window();
+    let ended = Instant::now() + window.warm_up + window.measured;
+    let at_the_end = async {
+        sleep_until(ended).await;
+        Metrics::read(&api).await.ok()
+    };
+    let (outcome, at_end) = tokio::join!(run_door(load, gateway, door), at_the_end);
+    let outcome = outcome?;
+    let after = match gateway.pid {
+        Some(pid) => {
+            // What a message costs is known when the gateway has done all of it, its way to the network too.
+            let is_quiet = quiet(pid, SETTLE).await?;
+            Some(After {
+                quiet: is_quiet.then(|| ended.elapsed()),
+                rss: usage(pid)?.rss,
+            })
+        }
+        None => None,
+    };
+    let is_done = after.is_none_or(|after| after.quiet.is_some());
+    let last = Metrics::read(&api).await.ok().filter(|_| is_done);
+    let sent = float(count(&outcome.tally.seqs));
+    let since = |now: &Option<Metrics>| StoreWork::between(before.as_ref()?, now.as_ref()?, sent);
+    let handed_over = before
+        .as_ref()
+        .zip(at_end.as_ref())
+        .and_then(|(before, now)| now.handed_over(before));
+    let tally = &outcome.tally;
+    let read_back = ReadBack::read(&api, &head, &tally.seqs, tally.unknown).await?;
     Ok(Ingested {
+        work: since(&at_end),
+        whole: since(&last),
+        waiting: handed_over.map(|handed_over| (sent - handed_over).max(0.0)),
+        after,
         outcome,
         read_back,
-        work,
     })
 }
 
@@ -212,7 +288,7 @@ async fn run_door(load: &Load, gateway: &Gateway, door: Door) -> Result<Outcome,
         Via::Rest => (singles(endpoint, device, load.chats, &text), Judge::Single),
         Via::Batch => (
             batches(endpoint, device, load.chats, load.batch, &text),
-            Judge::Batch,
+            Judge::Batch(load.batch),
         ),
         Via::Ws => {
             let pipeline = Pipeline {

@@ -7,7 +7,6 @@ use clap::Args;
 use tokio::time::Instant;
 
 use super::closed_loop::Window;
-use super::fanout::{self, Style};
 use super::listener::{Heard, Listener, Wanted};
 use super::open_loop::{Call, Calls, Expects, Schedule};
 use super::pace::Pace;
@@ -58,7 +57,7 @@ pub(crate) struct Options {
     unfiltered: bool,
     #[command(flatten)]
     scratch: Scratch,
-    /// Leaves the engine alone and the bare broadcast out.
+    /// Leaves the engine alone and the bare echo out.
     #[arg(long)]
     without_yardstick: bool,
     /// Leaves virtual phones as they are; otherwise they are told to send no receipts.
@@ -138,7 +137,7 @@ async fn run(
     }
 }
 
-/// What the store alone and a bare broadcast to one subscriber take at the same rate, one after the other.
+/// What the store alone and a bare echo take at the same rate, one after the other.
 async fn beside(
     options: &Options,
     leg: Leg,
@@ -146,37 +145,29 @@ async fn beside(
     work: StoreWork,
     report: &mut Report,
 ) -> Result<(), LoadError> {
+    let window = Window {
+        warm_up: Duration::from_secs(options.warm_up),
+        measured: Duration::from_secs(options.seconds),
+    };
     let callers = Callers {
         count: 256,
         group: 1_024,
         rate: Some(leg.rate),
-        window: Window {
-            warm_up: Duration::from_secs(options.warm_up),
-            measured: Duration::from_secs(options.seconds),
-        },
+        window,
     };
     let store = yardstick::store(Records::measured(work), &options.scratch, callers).await?;
-    let load = fanout::Load {
-        subscribers: 1,
-        rate: leg.rate,
-        seconds: options.seconds,
-        burst: 1,
-        batch: 1,
-        payload: leg.payload,
-        codec: leg.codec,
-    };
-    let bare = yardstick::broadcast(&load, Style::Paced).await?;
+    let echo = yardstick::echo(leg.rate, leg.payload, window).await?;
     let slow = |latencies: &Latencies| latencies.quantile(0.99).as_secs_f64() * 1_000.0;
     let name = leg.name();
     report.ratio(Ratio::new(
-        &format!("{name}: due → event p99"),
+        &format!("{name}: due → event p99{}", work.engine.besides()),
         "ms",
         slow(delays),
-        slow(&store.latencies) + slow(bare.latencies()),
-        Aim::AtMost(2.0),
+        slow(&store.latencies) + slow(&echo),
+        work.engine.aim(Aim::AtMost(2.0)),
     ));
     report.latency(format!("{name}: the store alone"), &store.latencies);
-    bare.tell(&format!("{name}: a bare broadcast to one"), report);
+    report.latency(format!("{name}: a bare echo"), &echo);
     Ok(())
 }
 
@@ -230,7 +221,7 @@ fn tell(options: &Options, leg: Leg, calls: Calls, heard: Heard, report: &mut Re
     );
     let counts = [
         ("lost", findings.lost),
-        ("doubled", findings.doubled),
+        ("doubled", findings.doubled(calls.unknown)),
         ("disordered", heard.order.disordered),
         ("not where the acknowledgement said", findings.misplaced),
     ];

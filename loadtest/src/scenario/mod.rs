@@ -2,6 +2,7 @@
 
 pub(crate) mod closed_loop;
 pub(crate) mod device_fleet;
+pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod history;
 pub(crate) mod idle;
@@ -16,9 +17,11 @@ pub(crate) mod pipeline;
 pub(crate) mod publisher;
 pub(crate) mod ratios;
 pub(crate) mod read_back;
+pub(crate) mod sleeping_chats;
 pub(crate) mod soak;
 pub(crate) mod start;
 pub(crate) mod storm;
+mod storm_news;
 pub(crate) mod subscribers;
 pub(crate) mod traffic;
 pub(crate) mod yardstick;

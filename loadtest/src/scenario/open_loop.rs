@@ -75,6 +75,8 @@ pub(crate) struct Kind {
 pub(crate) struct Calls {
     /// What was acknowledged. Bounded by the pace's count.
     pub(crate) acknowledged: Vec<Acknowledged>,
+    /// Sends that may be stored without an acknowledgement.
+    pub(crate) unknown: u64,
     /// By kind; there are a handful.
     pub(crate) kinds: Vec<Kind>,
     /// What was refused or failed.
@@ -85,6 +87,7 @@ impl Calls {
     fn new() -> Self {
         Self {
             acknowledged: Vec::new(),
+            unknown: 0,
             kinds: Vec::new(),
             errors: ErrorCounts::default(),
         }
@@ -109,6 +112,7 @@ impl Calls {
 
     fn merge(&mut self, other: Self) {
         self.acknowledged.extend(other.acknowledged);
+        self.unknown += other.unknown;
         self.errors.merge(other.errors);
         for theirs in other.kinds {
             if let Some(ours) = self.kind_mut(theirs.name) {
@@ -171,6 +175,9 @@ impl Caller {
             };
             sleep_until(self.schedule.start + due).await;
             let answered = answer(&mut self.connection, call, due).await;
+            if let (Expects::Sent, Err(error)) = (call.expects, &answered) {
+                self.calls.unknown += u64::from(error.leaves_open());
+            }
             self.note(call.kind, due, answered);
         }
     }

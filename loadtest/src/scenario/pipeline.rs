@@ -13,7 +13,7 @@ use crate::client::calls::no_cursor;
 use crate::client::payload::{Codec, Payload};
 use crate::client::sends::{body, number};
 use crate::client::ws::{Dialect, Socket};
-use crate::error::LoadError;
+use crate::error::{LoadError, code_leaves_open};
 
 /// How long replies may still come after the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -83,6 +83,8 @@ impl Sender {
         if let Err(error) = self.work().await {
             self.tally.errors.count(error.tally_name());
         }
+        // What was never answered may be stored.
+        self.tally.unknown += length(&self.unanswered);
         self.tally
     }
 
@@ -147,7 +149,10 @@ impl Sender {
                         self.tally.latencies.record(ended.duration_since(began));
                     }
                 }
-                (None, Some(problem)) => self.tally.errors.count(format!("reply {}", problem.code)),
+                (None, Some(problem)) => {
+                    self.tally.unknown += u64::from(code_leaves_open(&problem.code));
+                    self.tally.errors.count(format!("reply {}", problem.code));
+                }
                 (None, None) => self
                     .tally
                     .errors

@@ -12,9 +12,14 @@ use crate::client::calls::Api;
 use crate::client::payload::Codec;
 use crate::error::LoadError;
 use crate::latency::Latencies;
+use crate::metrics::Engine;
 use crate::report::{Aim, Ratio, Report, float};
+use crate::server::quiet;
 use crate::target::{Gateway, TargetOptions};
 use crate::yardstick::committer::Callers;
+
+/// How long the gateway may take to finish what a part left to it.
+const SETTLE: Duration = Duration::from_mins(2);
 
 /// Options of `ratios`.
 #[derive(Debug, Clone, Args)]
@@ -32,7 +37,10 @@ pub(crate) struct Options {
     /// Takes --records, --record-bytes and --per-sync as given, and not from the gateway's own metrics.
     #[arg(long)]
     records_as_given: bool,
-    /// Seconds of measuring sends and the store, for each number of connections.
+    /// Seconds of measuring REST sends, for each number of connections.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    rest_seconds: u64,
+    /// Seconds of measuring other sends, and the store.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
     ingest_seconds: u64,
     /// Seconds of load before measuring.
@@ -48,6 +56,13 @@ impl Options {
             in_flight: 64,
             warm_up: self.warm_up,
             seconds: self.ingest_seconds,
+        }
+    }
+
+    fn rest_load(&self) -> ingest::Load {
+        ingest::Load {
+            seconds: self.rest_seconds,
+            ..self.load()
         }
     }
 
@@ -74,27 +89,47 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     let api = Api::new(gateway.endpoint.clone());
     let done = api.silence_phones(&gateway.device).await;
     report.part("virtual phones without receipts", done);
+    settle(gateway, "memory", &mut report).await?;
     let done = memory(options, gateway, &mut report).await;
     report.part("memory", done);
     for (style, name, aim) in [
         (Style::Paced, "fan-out, paced", 0.85),
         (Style::Burst, "fan-out, burst", 0.5),
     ] {
+        settle(gateway, name, &mut report).await?;
         let done = fan_out(options, gateway, (style, name, aim), &mut report).await;
         report.part(name, done);
     }
+    let mut bare = 0.0;
     for connections in [64, 256] {
         let name = format!("REST sends, {connections} connections");
+        settle(gateway, &name, &mut report).await?;
         let done = sends(options, gateway, (connections, &name), &mut report).await;
-        report.part(&name, done);
+        bare = report.part(&name, done).unwrap_or_default();
     }
+    let name = "REST sends with receipts, 256 connections";
+    settle(gateway, name, &mut report).await?;
+    let done = with_receipts(options, gateway, (bare, name), &mut report).await;
+    report.part(name, done);
+    settle(gateway, "one send alone", &mut report).await?;
     let done = single(options, gateway, &mut report).await;
     report.part("one send alone", done);
     for (via, name) in [(Via::Batch, "batch sends"), (Via::Ws, "WebSocket sends")] {
+        settle(gateway, name, &mut report).await?;
         let done = stored(options, gateway, (via, name), &mut report).await;
         report.part(name, done);
     }
     Ok(report)
+}
+
+/// Waits until the gateway has done what the part before left to it.
+async fn settle(gateway: &Gateway, name: &str, report: &mut Report) -> Result<(), LoadError> {
+    if let Some(pid) = gateway.pid
+        && !quiet(pid, SETTLE).await?
+    {
+        report.note(format!("{name}: the gateway was not quiet before"));
+    }
+    Ok(())
 }
 
 async fn memory(
@@ -159,22 +194,41 @@ async fn fan_out(
     Ok(())
 }
 
+/// Answers the rate of the bare handler.
 async fn sends(
     options: &Options,
     gateway: &Gateway,
     (connections, name): (usize, &str),
     report: &mut Report,
-) -> Result<(), LoadError> {
-    let load = options.load();
+) -> Result<f64, LoadError> {
+    let load = options.rest_load();
     let door = options.door(Via::Rest, connections);
     let figure = ingest::measure(&load, gateway, door).await?;
     let bare = yardstick::http(connections, door.payload, load.window()).await?;
     let (rate, yardstick) = (figure.outcome.rate(), bare.rate());
     report.ratio(Ratio::new(name, "/s", rate, yardstick, Aim::AtLeast(0.35)));
     beside_store(options, &figure, name, report).await?;
-    figure.read_back.tell(name, report);
-    figure.outcome.tell(name, report);
+    figure.tell(name, report);
     bare.tell(&format!("{name}, bare"), report);
+    Ok(yardstick)
+}
+
+/// The same where phones confirm, beside the bare handler's rate; then they confirm no more.
+async fn with_receipts(
+    options: &Options,
+    gateway: &Gateway,
+    (bare, name): (f64, &str),
+    report: &mut Report,
+) -> Result<(), LoadError> {
+    let api = Api::new(gateway.endpoint.clone());
+    api.let_phones_confirm(&gateway.device).await?;
+    let door = options.door(Via::Rest, 256);
+    let figure = ingest::measure(&options.rest_load(), gateway, door).await;
+    api.silence_phones(&gateway.device).await?;
+    let figure = figure?;
+    let rate = figure.outcome.rate();
+    report.ratio(Ratio::new(name, "/s", rate, bare, Aim::None));
+    figure.tell(name, report);
     Ok(())
 }
 
@@ -210,12 +264,17 @@ async fn beside_store(
         "/s",
     );
     report.latency(format!("the store beside {name}"), &store.latencies);
+    let aim = Aim::AtLeast(if name.starts_with("REST") { 0.35 } else { 0.7 });
+    let (beside, aim) = match figure.work.map(|work| work.engine) {
+        Some(Engine::Embedded) | None => ("the store alone", aim),
+        Some(Engine::Other) => ("the embedded engine alone", Aim::None),
+    };
     report.ratio(Ratio::new(
-        &format!("{name}, beside the store alone"),
+        &format!("{name}, beside {beside}"),
         "/s",
         figure.outcome.rate(),
         store.rate(),
-        Aim::AtLeast(if name.starts_with("REST") { 0.35 } else { 0.7 }),
+        aim,
     ));
     Ok(())
 }
@@ -239,8 +298,7 @@ async fn single(
         microseconds(median(&record.latencies) + median(&bare.tally.latencies)),
         Aim::AtMost(1.5),
     ));
-    figure.read_back.tell("one send alone", report);
-    figure.outcome.tell("one send alone", report);
+    figure.tell("one send alone", report);
     bare.tell("one send alone, bare", report);
     Ok(())
 }
@@ -253,10 +311,7 @@ async fn stored(
 ) -> Result<(), LoadError> {
     let figure = ingest::measure(&options.load(), gateway, options.door(via, 8)).await?;
     beside_store(options, &figure, name, report).await?;
-    figure.read_back.tell(name, report);
-    figure
-        .outcome
-        .tell(&format!("{name}, 8 connections"), report);
+    figure.tell(&format!("{name}, 8 connections"), report);
     Ok(())
 }
 

@@ -17,10 +17,15 @@ pub(crate) struct ReadBack {
 }
 
 impl ReadBack {
-    /// Reads from a cursor on until the last expected entry is passed, and compares.
-    pub(crate) async fn read(api: &Api, after: &str, expected: &[u64]) -> Result<Self, LoadError> {
+    /// Reads from a cursor on to the end of the log, and compares. Of what was never acknowledged, so many sends of unknown
+    /// outcome may be there; more is doubled.
+    pub(crate) async fn read(
+        api: &Api,
+        after: &str,
+        expected: &[u64],
+        unknown: u64,
+    ) -> Result<Self, LoadError> {
         let mut audit = SequenceAudit::default();
-        let last = expected.iter().max().copied().unwrap_or_default();
         let length = u64::try_from(expected.len()).unwrap_or(u64::MAX);
         let bar = progress::bar(length, "reading the log");
         let mut cursor = after.to_owned();
@@ -28,9 +33,8 @@ impl ReadBack {
             let page = api.events(&cursor).await?;
             page.items.iter().for_each(|entry| audit.note(entry.seq));
             bar.inc(u64::try_from(page.items.len()).unwrap_or_default());
-            let reached = page.items.last().is_some_and(|entry| entry.seq >= last);
             // Without progress the end of the log is reached.
-            if reached || expected.is_empty() || page.next_cursor == cursor {
+            if page.next_cursor == cursor {
                 break;
             }
             cursor = page.next_cursor;
@@ -38,7 +42,9 @@ impl ReadBack {
         bar.finish_and_clear();
         Ok(Self {
             lost: audit.lost(expected),
-            doubled: audit.doubled + repeats(expected),
+            doubled: audit.doubled
+                + repeats(expected)
+                + audit.unexpected(expected).saturating_sub(unknown),
             disordered: audit.disordered + audit.outside,
         })
     }

@@ -95,7 +95,7 @@ pub(crate) async fn report(options: &Options, gateway: &mut Gateway) -> Result<R
             "KiB",
         );
     }
-    let read_back = ReadBack::read(&api, &head, &sent).await?;
+    let read_back = ReadBack::read(&api, &head, &sent, 0).await?;
     read_back.tell("messages sent before the restart", &mut report);
     if let Some(monitor) = monitor {
         monitor.tell("server after the restart", &mut report).await;

@@ -1,19 +1,18 @@
-//! `storm`: all sockets are cut at once, come back at once and resume, while traffic flows.
+//! `storm`: all sockets are cut at once, stay away for some messages, come back at once and resume, while traffic flows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fanout::Stage;
 use super::mebibytes;
-use super::pace::Pace;
-use super::publisher::{Publication, Publisher};
+use super::storm_news::{Published, Said, publish};
 use super::subscribers::Seen;
 use super::yardstick;
 use crate::client::calls::Api;
@@ -22,12 +21,10 @@ use crate::client::ws::{Dialect, Socket};
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::progress;
-use crate::report::{Aim, ErrorCounts, Ratio, Report, float};
+use crate::report::{Aim, Ratio, Report, float};
 use crate::server::usage;
 use crate::target::{Gateway, TargetOptions};
 
-/// Longer than any run.
-const A_DAY: Duration = Duration::from_hours(24);
 /// How long coming back may take.
 const BACK: Duration = Duration::from_mins(2);
 /// The longest wait before a refused handshake is tried again.
@@ -49,6 +46,9 @@ pub(crate) struct Load {
     /// Messages a second that flow meanwhile.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rate: u32,
+    /// Messages that are published while the sockets are away.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    missed: u64,
     /// Seconds of traffic before each cut, and after the last.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
@@ -64,12 +64,22 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// The same storm with frames of so many bytes from a server that adds so many to the payload.
+    pub(crate) fn as_long(&self, frame: u64, envelope: usize) -> Self {
+        let payload = usize::try_from(frame).unwrap_or_default();
+        Self {
+            payload: payload.saturating_sub(envelope).max(self.payload),
+            ..self.clone()
+        }
+    }
+
     /// A storm of so many sockets, the rest by default.
     pub(crate) fn of(sockets: u64, seconds: u64) -> Self {
         Self {
             sockets,
             cuts: 3,
             rate: 20,
+            missed: 20,
             seconds,
             handshakes: 256,
             payload: 128,
@@ -102,24 +112,44 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
         return Ok(report);
     }
     let mut bare = Report::new("storm");
-    let done = yardstick::storm(&options.load, &mut bare).await;
+    let done = yardstick::storm(&options.load, figure.event_bytes, &mut bare).await;
     if let Some(yardstick) = report.part("the same over a bare server", done) {
+        report.figure(
+            "bare server: bytes an event",
+            float(yardstick.event_bytes),
+            "bytes",
+        );
         report.ratio(Ratio::new(
-            "all back and caught up, slowest cut",
+            &format!(
+                "{} sockets back and caught up, {}, slowest cut",
+                options.load.sockets,
+                options.load.codec.name()
+            ),
             "s",
-            figure.as_secs_f64(),
-            yardstick.as_secs_f64(),
+            figure.slowest.as_secs_f64(),
+            yardstick.slowest.as_secs_f64(),
             Aim::AtMost(1.5),
         ));
     }
     Ok(report)
 }
 
+/// What a storm came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blown {
+    /// From the call back until the last socket had caught up, in the slowest cut.
+    slowest: Duration,
+    /// Bytes of an event, with what came in the same message.
+    event_bytes: u64,
+}
+
 /// What tells the sockets what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// Read; the number rises with each cut.
-    Read(u32),
+    /// Be connected and read.
+    Read,
+    /// Be gone, until told otherwise.
+    Away,
     /// Say what was seen, and end.
     End,
 }
@@ -127,9 +157,9 @@ enum Order {
 /// How coming back went, for one socket and one cut.
 #[derive(Debug, Clone, Copy)]
 struct Back {
-    /// From the cut to the subscription.
+    /// From the call back to the subscription.
     subscribed: Duration,
-    /// From the cut until everything that was published before the subscription was read.
+    /// From the call back until everything that was published before the subscription was read.
     caught_up: Duration,
 }
 
@@ -138,23 +168,22 @@ struct Shared {
     stage: Stage,
     orders: watch::Receiver<Order>,
     handshakes: Arc<Semaphore>,
-    /// The newest published place.
-    head: Arc<AtomicU64>,
+    published: Arc<Published>,
     origin: Instant,
-    /// One answer for each socket and cut, and one for the first opening.
+    /// One answer for each socket and order.
     back: mpsc::Sender<Option<Back>>,
 }
 
-/// Cuts and resumes; how long the slowest cut took. Where the server can't resume, what was missed is not judged.
+/// Cuts and resumes. Where the server can't resume, what was missed is not judged.
 pub(crate) async fn run(
     stage: &Stage,
     load: &Load,
     after: &str,
     report: &mut Report,
-) -> Result<Duration, LoadError> {
+) -> Result<Blown, LoadError> {
     let origin = Instant::now();
-    let head = Arc::new(AtomicU64::new(0));
-    let (order, orders) = watch::channel(Order::Read(0));
+    let published = Arc::<Published>::default();
+    let (order, orders) = watch::channel(Order::Read);
     let count = usize::try_from(load.sockets).unwrap_or(1);
     let (back, mut backs) = mpsc::channel(count);
     let shared = Shared {
@@ -163,7 +192,7 @@ pub(crate) async fn run(
         handshakes: Arc::new(Semaphore::new(
             usize::try_from(load.handshakes).unwrap_or(1),
         )),
-        head: Arc::clone(&head),
+        published: Arc::clone(&published),
         origin,
         back,
     };
@@ -177,16 +206,26 @@ pub(crate) async fn run(
     let before = stage.pid.map(usage).transpose()?;
     let mut publishing = JoinSet::new();
     let (enough, stopped) = watch::channel(false);
-    publishing.spawn(publish(stage.clone(), load.clone(), origin, head, stopped));
+    let progress = Arc::clone(&published);
+    publishing.spawn(publish(
+        stage.clone(),
+        (load.rate, load.payload),
+        origin,
+        progress,
+        stopped,
+    ));
     let (mut subscribed, mut caught_up) = (Latencies::new(), Latencies::new());
     let mut slowest = Duration::ZERO;
     let mut highest = before.map_or(0, |usage| usage.rss);
     for cut in 1..=load.cuts {
         let name = format!("storm, cut {cut}");
         progress::wait(Instant::now() + Duration::from_secs(load.seconds), &name).await;
-        let began = Instant::now();
         // With all sockets ended, `gather` says so.
-        order.send(Order::Read(cut)).ok();
+        order.send(Order::Away).ok();
+        gather(&mut backs, count, &name).await?;
+        published.more(load.missed).await?;
+        let began = Instant::now();
+        order.send(Order::Read).ok();
         for back in gather(&mut backs, count, &name)
             .await?
             .into_iter()
@@ -202,16 +241,16 @@ pub(crate) async fn run(
     progress::wait(Instant::now() + Duration::from_secs(load.seconds), "storm").await;
     // The publisher first: a socket ends when it has read all that was published.
     enough.send(true).ok();
-    let (seqs, errors) = match publishing.join_next().await {
+    let said = match publishing.join_next().await {
         Some(joined) => {
             joined.map_err(|error| LoadError::Protocol(format!("the publisher: {error}")))?
         }
-        None => (Vec::new(), ErrorCounts::default()),
+        None => Said::default(),
     };
     order.send(Order::End).ok();
     report.figure(
         "published",
-        float(u64::try_from(seqs.len()).unwrap_or(0)),
+        float(u64::try_from(said.seqs.len()).unwrap_or(0)),
         "messages",
     );
     report.figure(
@@ -219,8 +258,8 @@ pub(crate) async fn run(
         slowest.as_secs_f64(),
         "s",
     );
-    report.latency("cut → subscribed again", &subscribed);
-    report.latency("cut → caught up", &caught_up);
+    report.latency("called back → subscribed again", &subscribed);
+    report.latency("called back → caught up", &caught_up);
     if let Some(before) = before {
         report.figure(
             "server memory before the first cut",
@@ -233,12 +272,16 @@ pub(crate) async fn run(
             "MiB",
         );
     }
-    report.errors(errors);
-    if seqs.is_empty() {
+    if said.seqs.is_empty() {
         report.fault("nothing was published");
     }
-    audit(stage, sockets, count, &seqs, report).await?;
-    Ok(slowest)
+    let event_bytes = audit(stage, sockets, count, &said, report).await?;
+    report.figure("bytes an event", float(event_bytes), "bytes");
+    report.errors(said.errors);
+    Ok(Blown {
+        slowest,
+        event_bytes,
+    })
 }
 
 async fn gather(
@@ -268,54 +311,27 @@ async fn gather(
     Ok(found)
 }
 
-async fn publish(
-    stage: Stage,
-    load: Load,
-    origin: Instant,
-    head: Arc<AtomicU64>,
-    mut stopped: watch::Receiver<bool>,
-) -> (Vec<u64>, ErrorCounts) {
-    let publication = Publication {
-        device: stage.device,
-        chats: 100,
-        payload: load.payload,
-    };
-    let mut publisher = Publisher::new(&stage.endpoint, stage.dialect, &publication, origin);
-    let (start, pace) = (Instant::now(), Pace::constant(load.rate, A_DAY));
-    let mut errors = ErrorCounts::default();
-    for message in 0..pace.count() {
-        let due = start + pace.due(message).unwrap_or(A_DAY);
-        tokio::select! {
-            biased;
-            _ = stopped.changed() => break,
-            () = sleep_until(due) => {}
-        }
-        match publisher.one(due).await {
-            Ok(()) => head.store(
-                publisher.seqs.last().copied().unwrap_or_default(),
-                Ordering::Release,
-            ),
-            Err(error) => errors.count(format!("publishing: {}", error.tally_name())),
-        }
-    }
-    (publisher.seqs, errors)
-}
-
+/// Holds what the sockets saw against what was published; answers the bytes of an event.
 async fn audit(
     stage: &Stage,
-    mut sockets: JoinSet<Result<Seen, LoadError>>,
+    mut sockets: JoinSet<Result<(Seen, Volume), LoadError>>,
     count: usize,
-    seqs: &[u64],
+    said: &Said,
     report: &mut Report,
-) -> Result<(), LoadError> {
+) -> Result<u64, LoadError> {
+    let (seqs, mut volume) = (&said.seqs, Volume::default());
     let (mut lost, mut doubled, mut disordered, mut ended) = (0, 0, 0, 0);
     let mut delays = Latencies::new();
     let mut closed = 0;
     while let Ok(Some(joined)) = timeout(END, sockets.join_next()).await {
-        let seen = joined.map_err(|error| LoadError::Protocol(format!("a socket: {error}")))??;
+        let (seen, read) =
+            joined.map_err(|error| LoadError::Protocol(format!("a socket: {error}")))??;
         closed += 1;
+        volume.events += read.events;
+        volume.bytes += read.bytes;
         lost += seen.audit.lost(seqs);
-        doubled += seen.audit.doubled;
+        let more = seen.audit.unexpected(seqs);
+        doubled += seen.audit.doubled + more.saturating_sub(said.unknown);
         disordered += seen.audit.disordered + seen.audit.outside;
         ended += u64::from(!seen.stayed);
         if let Some(latencies) = &seen.latencies {
@@ -351,7 +367,15 @@ async fn audit(
             );
         }
     }
-    Ok(())
+    Ok(volume.bytes / volume.events.max(1))
+}
+
+/// How much a socket read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Volume {
+    events: u64,
+    /// Bytes of the messages that held them.
+    bytes: u64,
 }
 
 /// A client that keeps its cursor, and nothing else, over its connections.
@@ -360,6 +384,7 @@ struct Client {
     cursor: String,
     last: u64,
     seen: Seen,
+    read: Volume,
 }
 
 impl Client {
@@ -369,10 +394,11 @@ impl Client {
             cursor: after.to_owned(),
             last: 0,
             seen: Seen::new(sampled),
+            read: Volume::default(),
         }
     }
 
-    async fn run(mut self) -> Result<Seen, LoadError> {
+    async fn run(mut self) -> Result<(Seen, Volume), LoadError> {
         let mut socket = self.open().await?;
         self.told(None).await?;
         let mut orders = self.shared.orders.clone();
@@ -382,13 +408,18 @@ impl Client {
                 changed = orders.changed() => {
                     let order = *orders.borrow_and_update();
                     match (order, changed) {
-                        (Order::Read(_), Ok(())) => {
+                        (Order::Away, Ok(())) => {
                             // No close frame: the connection is just gone.
                             drop(socket);
+                            self.told(None).await?;
+                            if orders.changed().await.is_err() {
+                                return Ok((self.seen, self.read));
+                            }
                             socket = self.come_back().await?;
                             continue;
                         }
-                        (Order::Read(_), Err(_)) | (Order::End, _) => break,
+                        // Only one that is away is called back.
+                        (Order::Read | Order::End, _) | (Order::Away, Err(_)) => break,
                     }
                 }
                 message = socket.message() => message,
@@ -397,12 +428,12 @@ impl Client {
                 Ok(()) => {}
                 Err(error) => {
                     self.seen.errors.count(error.tally_name());
-                    return Ok(self.seen);
+                    return Ok((self.seen, self.read));
                 }
             }
         }
         // What was published last may still be on its way.
-        let target = self.shared.head.load(Ordering::Acquire);
+        let target = self.shared.published.head.load(Ordering::Acquire);
         while self.last < target {
             let Ok(message) = timeout(SILENCE, socket.message()).await else {
                 break;
@@ -410,14 +441,14 @@ impl Client {
             self.take(&message?)?;
         }
         self.seen.stayed = true;
-        Ok(self.seen)
+        Ok((self.seen, self.read))
     }
 
     async fn come_back(&mut self) -> Result<Socket, LoadError> {
         let began = Instant::now();
         let mut socket = self.open().await?;
         let subscribed = began.elapsed();
-        let target = self.shared.head.load(Ordering::Acquire);
+        let target = self.shared.published.head.load(Ordering::Acquire);
         let resumes = matches!(
             self.shared.stage.dialect,
             Dialect::Gateway(_) | Dialect::Bare(_)
@@ -490,9 +521,13 @@ impl Client {
             self.last = entry.seq;
             self.cursor = format!("{}-{}", entry.epoch, entry.seq);
         }
-        self.seen
-            .take(message, self.shared.origin.elapsed())
-            .map(drop)
+        let at = self.shared.origin.elapsed();
+        let events = self.seen.take(message, at)?;
+        if events > 0 {
+            self.read.events += events;
+            self.read.bytes += message.length();
+        }
+        Ok(())
     }
 }
 

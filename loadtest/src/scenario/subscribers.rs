@@ -137,15 +137,24 @@ impl Subscribers {
         since
     }
 
-    /// Ends all subscribers and gathers what they saw.
-    pub(crate) async fn close(mut self) -> Result<Vec<Seen>, LoadError> {
+    /// Ends all subscribers and gathers what they saw. One that does not end has seen nothing and has not stayed.
+    pub(crate) async fn close(self) -> Result<Vec<Seen>, LoadError> {
+        self.close_within(END).await
+    }
+
+    async fn close_within(mut self, patience: Duration) -> Result<Vec<Seen>, LoadError> {
         // Without a subscriber left there is nobody to tell.
         self.stop.send(true).ok();
         let mut all = Vec::with_capacity(self.tasks.len());
-        while let Ok(Some(joined)) = timeout(END, self.tasks.join_next()).await {
+        while let Ok(Some(joined)) = timeout(patience, self.tasks.join_next()).await {
             all.push(
                 joined.map_err(|error| LoadError::Protocol(format!("a subscriber: {error}")))?,
             );
+        }
+        for _ in 0..self.tasks.len() {
+            let mut silent = Seen::new(false);
+            silent.errors.count("a subscriber did not end".to_owned());
+            all.push(silent);
         }
         Ok(all)
     }
@@ -284,6 +293,25 @@ fn stamp_of(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_subscriber_that_does_not_end_has_lost_all() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { Seen::new(false) });
+        tasks.spawn(std::future::pending());
+        let subscribers = Subscribers {
+            tasks,
+            deliveries: Arc::default(),
+            bytes: Arc::default(),
+            stop: watch::channel(false).0,
+            refused: ErrorCounts::default(),
+        };
+        let patience = Duration::from_millis(100);
+        let seen = subscribers.close_within(patience).await.unwrap();
+        let silent = seen.iter().filter(|it| it.errors.total() == 1);
+        assert_eq!((seen.len(), silent.count()), (2, 1));
+        assert!(seen.iter().all(|it| !it.stayed && it.audit.lost(&[7]) == 1));
+    }
 
     #[test]
     fn a_stamp_survives_its_text() {

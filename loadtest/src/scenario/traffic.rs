@@ -67,18 +67,19 @@ impl Traffic {
         report: &mut Report,
     ) -> Result<(), LoadError> {
         open_chats(gateway).await?;
-        let start = Instant::now();
-        let listener = Listener::open(&gateway.endpoint, Codec::Json, Wanted::All, start).await?;
         let half = usize::try_from(self.subscribers / 2).unwrap_or_default();
         let rest = usize::try_from(self.subscribers).unwrap_or_default() - half;
         let open = async |codec: Codec, count: usize| {
-            Subscribers::open(&gateway.endpoint, Dialect::Gateway(codec), count, start).await
+            let (endpoint, dialect) = (&gateway.endpoint, Dialect::Gateway(codec));
+            Subscribers::open(endpoint, dialect, count, Instant::now()).await
         };
         let watchers = [
             open(Codec::Json, rest).await?,
             open(Codec::Msgpack, half).await?,
         ];
+        // One start for the calls and for whoever hears of them: delays are between the two.
         let start = Instant::now();
+        let listener = Listener::open(&gateway.endpoint, Codec::Json, Wanted::All, start).await?;
         let schedule = Schedule {
             address: gateway.endpoint.address,
             calls: calls(gateway),
@@ -112,7 +113,7 @@ impl Traffic {
             .filter_map(|sent| sent.seq)
             .collect();
         for watcher in watchers {
-            audit(watcher, &seqs, report).await?;
+            audit(watcher, &seqs, calls.unknown, report).await?;
         }
         self.tell(calls, &timeline, heard, report);
         Ok(())
@@ -150,7 +151,7 @@ impl Traffic {
         let received = of("message.received");
         let counts = [
             ("lost", findings.lost),
-            ("doubled", findings.doubled),
+            ("doubled", findings.doubled(calls.unknown)),
             ("disordered", heard.order.disordered),
             ("not where the acknowledgement said", findings.misplaced),
         ];
@@ -190,7 +191,12 @@ async fn open_chats(gateway: &Gateway) -> Result<(), LoadError> {
     Ok(())
 }
 
-async fn audit(watcher: Subscribers, seqs: &[u64], report: &mut Report) -> Result<(), LoadError> {
+async fn audit(
+    watcher: Subscribers,
+    seqs: &[u64],
+    unknown: u64,
+    report: &mut Report,
+) -> Result<(), LoadError> {
     let (mut lost, mut doubled, mut disordered, mut ended) = (0, 0, 0, 0);
     report.errors(watcher.refused.clone());
     let count = u64::try_from(seqs.len()).unwrap_or(u64::MAX);
@@ -199,7 +205,7 @@ async fn audit(watcher: Subscribers, seqs: &[u64], report: &mut Report) -> Resul
         .await;
     for seen in watcher.close().await? {
         lost += seen.audit.lost(seqs);
-        doubled += seen.audit.doubled;
+        doubled += seen.audit.doubled + seen.audit.unexpected(seqs).saturating_sub(unknown);
         disordered += seen.audit.disordered + seen.audit.outside;
         ended += u64::from(!seen.stayed);
         report.errors(seen.errors);

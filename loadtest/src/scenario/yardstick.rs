@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 
 use super::closed_loop::{Judge, Outcome, Plan, Window, run};
+use super::echo;
 use super::fanout::{self, Stage, Style};
 use super::idle;
 use super::storm;
@@ -14,6 +15,7 @@ use crate::client::Endpoint;
 use crate::client::sends::{singles, text};
 use crate::client::ws::Dialect;
 use crate::error::LoadError;
+use crate::latency::Latencies;
 use crate::metrics::StoreWork;
 use crate::report::Report;
 use crate::server::ChildServer;
@@ -21,6 +23,7 @@ use crate::yardstick::append::Append;
 use crate::yardstick::committer::{self, Callers};
 use crate::yardstick::serve;
 use crate::yardstick::store::{Shape, Store};
+use crate::yardstick::ws;
 
 /// The parts of the yardstick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -185,7 +188,7 @@ pub(crate) async fn report(options: &Options) -> Result<Report, LoadError> {
                         );
                 }
             }
-            Part::Ws => ws(options, &mut report).await?,
+            Part::Ws => web_socket(options, &mut report).await?,
             Part::Store => {
                 for count in &options.callers {
                     let callers = Callers {
@@ -224,7 +227,7 @@ fn tell(outcome: &committer::Outcome, name: &str, report: &mut Report) {
     report.latency(name, &outcome.latencies);
 }
 
-async fn ws(options: &Options, report: &mut Report) -> Result<(), LoadError> {
+async fn web_socket(options: &Options, report: &mut Report) -> Result<(), LoadError> {
     for style in [Style::Paced, Style::Burst] {
         let name = match style {
             Style::Paced => "bare broadcast, paced",
@@ -290,8 +293,13 @@ pub(crate) async fn broadcast(
     outcome
 }
 
-/// A storm over the bare server, which replays what was missed from its ring; how long the slowest cut took.
-pub(crate) async fn storm(load: &storm::Load, report: &mut Report) -> Result<Duration, LoadError> {
+/// A storm over the bare server, which replays what was missed from its ring, in frames of so many bytes.
+pub(crate) async fn storm(
+    load: &storm::Load,
+    frame_bytes: u64,
+    report: &mut Report,
+) -> Result<storm::Blown, LoadError> {
+    let load = load.as_long(frame_bytes, ws::envelope());
     let child = serve::start(1 << 16).await?;
     let stage = Stage {
         endpoint: endpoint(&child, None),
@@ -299,9 +307,21 @@ pub(crate) async fn storm(load: &storm::Load, report: &mut Report) -> Result<Dur
         pid: Some(child.pid),
         device: String::new(),
     };
-    let slowest = storm::run(&stage, load, "0-0", report).await;
+    let blown = storm::run(&stage, &load, "0-0", report).await;
     child.stop().await?;
-    slowest
+    blown
+}
+
+/// A bare echo at a rate: due → echo.
+pub(crate) async fn echo(
+    rate: u32,
+    payload: usize,
+    window: Window,
+) -> Result<Latencies, LoadError> {
+    let child = serve::start(1).await?;
+    let found = echo::measure(&endpoint(&child, None), rate, payload, window).await;
+    child.stop().await?;
+    found
 }
 
 /// Memory of an idle socket of the bare server, in bytes.

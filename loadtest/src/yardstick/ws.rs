@@ -1,5 +1,5 @@
 //! A bare axum WebSocket broadcast: one ring for all, frames that wait are written together. Who names a place is sent
-//! first what the ring still has behind it.
+//! first what the ring still has behind it; who says something hears it again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,11 +86,20 @@ pub(super) fn undelayed(
 
 async fn publish(State(ring): State<Arc<Ring>>, Json(publish): Json<Publish>) -> StatusCode {
     for seq in publish.first..publish.first.saturating_add(publish.count) {
-        let content = json!({"text": publish.text});
-        let frame = json!({"op": "event", "event": {"seq": seq, "data": {"content": content}}});
-        ring.publish(seq, frame.to_string().into());
+        ring.publish(seq, frame(seq, &publish.text).into());
     }
     StatusCode::NO_CONTENT
+}
+
+/// The smallest frame that the load test reads as an event.
+fn frame(seq: u64, text: &str) -> String {
+    let data = json!({"content": {"text": text}});
+    json!({"op": "event", "event": {"seq": seq, "data": data}}).to_string()
+}
+
+/// Bytes of a frame that are not its payload, with a place of a few digits.
+pub(crate) fn envelope() -> usize {
+    frame(1_000, "").len()
 }
 
 async fn subscribe(
@@ -119,7 +128,10 @@ async fn feed(mut socket: WebSocket, missed: Vec<Utf8Bytes>, mut place: Receiver
     loop {
         let fed = tokio::select! {
             frame = place.recv() => write(&mut socket, &mut place, frame).await,
-            message = socket.recv() => matches!(message, Some(Ok(_))),
+            message = socket.recv() => match message {
+                Some(Ok(Message::Text(text))) => socket.send(Message::Text(text)).await.is_ok(),
+                message => matches!(message, Some(Ok(_))),
+            },
         };
         if !fed {
             return;

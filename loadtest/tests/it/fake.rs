@@ -25,13 +25,15 @@ pub(crate) enum Fault {
     Double(u32),
     Swap(u32),
     Refuse(u32),
+    /// Stores a message twice, and acknowledges it once.
+    Twice(u32),
 }
 
 impl Fault {
     fn strikes(self, count: u32) -> bool {
         let every = match self {
             Self::None => return false,
-            Self::Lose(n) | Self::Double(n) | Self::Swap(n) | Self::Refuse(n) => n,
+            Self::Lose(n) | Self::Double(n) | Self::Swap(n) | Self::Refuse(n) | Self::Twice(n) => n,
         };
         count.is_multiple_of(every)
     }
@@ -130,12 +132,14 @@ impl Shared {
                 json!({"code": "busy", "title": "Busy", "status": 503, "detail": "made up"}),
             );
         }
-        book.seq += 1;
-        let (id, seq) = (format!("msg_{}", book.seq), book.seq);
-        let data = json!({"id": id, "content": message["content"], "status": "queued"});
-        let entry =
-            json!({"id": "evt_1", "epoch": 3, "seq": seq, "type": "message.created", "data": data});
-        let event = json!({"op": "event", "event": entry}).to_string();
+        let store = |book: &mut Book| {
+            book.seq += 1;
+            let (id, seq) = (format!("msg_{}", book.seq), book.seq);
+            let data = json!({"id": id, "content": message["content"], "status": "queued"});
+            let entry = json!({"id": "evt_1", "epoch": 3, "seq": seq, "type": "message.created", "data": data});
+            (id, seq, json!({"op": "event", "event": entry}).to_string())
+        };
+        let (id, seq, event) = store(&mut book);
         let held = book.held.take();
         let mut told = Vec::new();
         let mut tell = |event| told.push((seq, event));
@@ -146,9 +150,16 @@ impl Shared {
                 tell(event);
             }
             Fault::Swap(_) if struck => book.held = Some((seq, event)),
-            Fault::None | Fault::Lose(_) | Fault::Double(_) | Fault::Swap(_) | Fault::Refuse(_) => {
-                tell(event);
-            }
+            Fault::None
+            | Fault::Lose(_)
+            | Fault::Double(_)
+            | Fault::Swap(_)
+            | Fault::Refuse(_)
+            | Fault::Twice(_) => tell(event),
+        }
+        if struck && matches!(self.fault, Fault::Twice(_)) {
+            let (_, seq, event) = store(&mut book);
+            told.push((seq, event));
         }
         told.extend(held);
         for (seq, event) in told {

@@ -172,6 +172,22 @@ async fn a_doubled_event_is_found() {
 }
 
 #[tokio::test]
+async fn a_message_that_was_stored_twice_is_found() {
+    let fake = Fake::open(Fault::Twice(20)).await;
+    for (arguments, name) in [
+        (SEND, "200/s, 128 B, JSON: doubled"),
+        (FANOUT, "burst to 20: doubled"),
+        (STORM, "all sockets together: doubled"),
+        (INGEST, "REST, 128 B, 4 connections: doubled"),
+        (INGEST, "WebSocket, 128 B, 4 sockets: doubled"),
+    ] {
+        let (code, report) = load(&fake, arguments).await;
+        assert_eq!(code, 1, "{report}");
+        assert!(figure(&report, name) >= 5.0, "{name}: {report}");
+    }
+}
+
+#[tokio::test]
 async fn disorder_is_found() {
     let fake = Fake::open(Fault::Swap(50)).await;
     let (code, report) = load(&fake, SEND).await;
