@@ -3,10 +3,11 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "a test fails by panicking"
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it leaves out"
 )]
 
-#[expect(dead_code, reason = "servers of a test's own belong to other tests")]
 #[path = "cql/server.rs"]
 mod server;
 
