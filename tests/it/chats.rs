@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Case, Device, House, cases, person, phone, walk};
+use crate::house::{Case, Device, House, cases, person, phone, text, until, walk};
 
 /// The address that a chat answer gives.
 fn address(chat: &Value) -> &str {
@@ -248,6 +248,30 @@ async fn typing_reaches_the_other_device_and_leaves_no_trace() {
     house.close().await;
 }
 
+async fn reading_counts_however_many_are_unread() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    for count in [1_000, 500] {
+        let wish = json!({"from": phone(1), "content": text("hola"), "count": count});
+        device.post("/simulations/messages", wish).await.expect(202);
+    }
+    let path = format!("/chats/{}", person(1));
+    until("all are there", async || {
+        device.get(&path).await.body["unread_count"] == 1_500
+    })
+    .await;
+    let oldest = format!("{path}/messages?order=asc&limit=100");
+    let page = ids(&device.get(&oldest).await.expect(200));
+    let read = async |body: Value| {
+        let answer = device.post(&format!("{path}/read"), body).await;
+        answer.expect(200)["unread_count"].clone()
+    };
+    assert_eq!(read(json!({"up_to": page[99]})).await, 1_400);
+    assert_eq!(read(json!({"up_to": page[50]})).await, 1_400);
+    assert_eq!(read(json!({})).await, 0);
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     the_chat_with_the_last_activity_comes_first,
     a_chat_never_seen_is_404,
@@ -258,4 +282,5 @@ pub(crate) const CASES: &[Case] = cases![
     around_a_message_one_can_go_older_and_newer,
     a_page_begun_goes_on_where_it_was_while_messages_come,
     typing_reaches_the_other_device_and_leaves_no_trace,
+    reading_counts_however_many_are_unread,
 ];
