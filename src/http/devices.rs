@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use actors::device::{DeviceHandle, DevicePatch};
+use actors::device::{DevicePatch, MetadataPatch};
 use actors::model::{
     ConnectorChoice, ConnectorKind, Device, DeviceId, DeviceState, Faults, Metadata, PhoneNumber,
     Qr, Session,
@@ -218,29 +218,17 @@ async fn update_device(
         None => None,
     };
     let metadata = match body.metadata {
-        Some(None) => Some(Metadata::new()),
-        Some(Some(change)) => Some(merged(&device, change)),
+        Some(None) => Some(MetadataPatch::Erase),
+        Some(Some(change)) => Some(MetadataPatch::Merge(change)),
         None => None,
     };
     let patch = DevicePatch { name, metadata };
-    patch.check().map_err(ApiError::invalid)?;
     let record = if patch.is_empty() {
         device.record()
     } else {
         device.patch(patch).await?
     };
     Reply::ok(&record.to_device())
-}
-
-fn merged(device: &DeviceHandle, change: BTreeMap<String, Option<String>>) -> Metadata {
-    let mut metadata = device.record().metadata.clone();
-    for (key, value) in change {
-        match value {
-            Some(value) => metadata.insert(key, value),
-            None => metadata.remove(&key),
-        };
-    }
-    metadata
 }
 
 /// Removes a device: logs out first, ends what waits as `failed`, erases its history.
