@@ -109,7 +109,7 @@ async fn create_device(
 }
 
 /// Which devices.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListDevices {
@@ -120,11 +120,9 @@ struct ListDevices {
     /// With this text in the name or the number.
     q: Option<String>,
     /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[param(inline)]
     limit: Option<Limit>,
     /// Where the last page ended.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
@@ -142,7 +140,7 @@ async fn list_devices(
         &api,
         call.tenant(),
         "list_devices",
-        &query,
+        &(query.state, query.connector, &query.q),
         query.cursor.as_deref(),
     )?;
     let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
@@ -203,7 +201,7 @@ struct UpdateDevice {
 #[utoipa::path(
     patch, path = "/v1/devices/{device}", operation_id = "update_device", tag = "devices",
     params(("device" = DeviceId, Path, description = "The device.")),
-    request_body = UpdateDevice,
+    request_body(content((UpdateDevice = "application/json"), (UpdateDevice = "application/merge-patch+json"))),
     responses((status = 200, description = "The device as it is now.", body = Device), Problems),
 )]
 async fn update_device(

@@ -9,14 +9,14 @@ use axum::extract::State;
 use futures_util::future::try_join_all;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ApiState;
-use super::call::{Call, Limit, present};
+use super::call::{Call, present};
 use super::idempotency::once;
-use super::paging::{LIMIT_DEFAULT, Page, Walk, cut};
+use super::paging::{Page, PageQuery, Walk, cut};
 use super::reply::Reply;
 use super::scope::KeysWrite;
 use crate::credentials::NewKey;
@@ -220,35 +220,21 @@ async fn check_rights(
     faults.into_result().map_err(ApiError::invalid)
 }
 
-/// Which keys.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ListKeys {
-    /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
-    limit: Option<Limit>,
-    /// Where the last page ended.
-    #[serde(skip_serializing)]
-    cursor: Option<String>,
-}
-
 /// Lists the API keys, newest first.
 #[utoipa::path(
-    get, path = "/v1/keys", operation_id = "list_keys", tag = "keys", params(ListKeys),
+    get, path = "/v1/keys", operation_id = "list_keys", tag = "keys", params(PageQuery),
     responses((status = 200, description = "A page of keys.", body = Page<Key>), Problems),
 )]
 async fn list_keys(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
-    let query: ListKeys = call.query()?;
+    let query: PageQuery = call.query()?;
     let (walk, beyond) = Walk::start::<KeyId>(
         &api,
         call.tenant(),
         "list_keys",
-        &query,
+        &(),
         query.cursor.as_deref(),
     )?;
-    let limit: usize = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
+    let limit = query.limit();
     let keys = api.store.keys(call.tenant()).await?;
     let wanted = keys
         .iter()
@@ -309,7 +295,7 @@ struct UpdateKey {
 #[utoipa::path(
     patch, path = "/v1/keys/{key}", operation_id = "update_key", tag = "keys",
     params(("key" = KeyId, Path, description = "The key.")),
-    request_body = UpdateKey,
+    request_body(content((UpdateKey = "application/json"), (UpdateKey = "application/merge-patch+json"))),
     responses((status = 200, description = "The key as it is now.", body = Key), Problems),
 )]
 async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {

@@ -19,12 +19,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ApiState;
 use super::call::{Call, Limit, claim_of, typed};
 use super::idempotency::once;
-use super::paging::{LIMIT_DEFAULT, Page, Walk};
+use super::paging::{LIMIT_DEFAULT, Page, PageQuery, Walk};
 use super::reply::Reply;
 use super::scope::{MessagesRead, MessagesWrite};
-use super::{ApiState, Nothing};
 use crate::problem::{ApiError, Code, Problem, Problems};
 
 const BATCH_MAX: usize = 1_000;
@@ -324,7 +324,7 @@ async fn place_item(
 }
 
 /// Which messages.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListMessages {
@@ -345,11 +345,9 @@ struct ListMessages {
     /// With this text.
     q: Option<String>,
     /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[param(inline)]
     limit: Option<Limit>,
     /// Where the last page ended.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
@@ -369,8 +367,21 @@ async fn list_messages(
     let device = api.device(&call).await?;
     let query: ListMessages = call.query()?;
     let list = format!("list_messages {}", device.id());
-    let (walk, beyond) =
-        Walk::start::<MessageId>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
+    let filters = (
+        &query.chat,
+        (query.from, query.to),
+        query.direction,
+        query.kind,
+        query.status,
+        &query.q,
+    );
+    let (walk, beyond) = Walk::start::<MessageId>(
+        &api,
+        call.tenant(),
+        &list,
+        &filters,
+        query.cursor.as_deref(),
+    )?;
     let filter = MessageFilter {
         from: query.from,
         to: query.to,
@@ -438,7 +449,11 @@ struct Receipt {
 /// Lists how far a message got with each of its receivers.
 #[utoipa::path(
     get, path = "/v1/devices/{device}/messages/{message}/receipts", operation_id = "list_message_receipts", tag = "messages",
-    params(("device" = DeviceId, Path, description = "The device."), ("message" = MessageId, Path, description = "The message.")),
+    params(
+        ("device" = DeviceId, Path, description = "The device."),
+        ("message" = MessageId, Path, description = "The message."),
+        PageQuery,
+    ),
     responses((status = 200, description = "One entry a receiver.", body = Page<Receipt>), Problems),
 )]
 async fn list_message_receipts(
@@ -446,10 +461,12 @@ async fn list_message_receipts(
     call: Call<MessagesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    let Nothing {} = call.query()?;
-    let (walk, _) =
-        Walk::start::<MessageId>(&api, call.tenant(), "list_message_receipts", &(), None)?;
     let Message { body, state, .. } = find(&api, &call, &device).await?;
+    let query: PageQuery = call.query()?;
+    // One page holds all there is, so that no cursor is ever given.
+    let list = format!("list_message_receipts {}", body.id);
+    let (walk, _) =
+        Walk::start::<MessageId>(&api, call.tenant(), &list, &(), query.cursor.as_deref())?;
     let receipt = Receipt {
         participant: body.to,
         status: state.status,

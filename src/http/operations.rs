@@ -90,7 +90,7 @@ async fn read_readiness(State(api): State<ApiState>) -> Result<Reply, ApiError> 
 /// What the gateway has measured, in Prometheus' text form. From this machine no credential is needed, from elsewhere
 /// an admin key.
 #[utoipa::path(
-    get, path = "/metrics", operation_id = "read_metrics", tag = "operations", security((), ("bearer" = [])),
+    get, path = "/metrics", operation_id = "read_metrics", tag = "operations", security((), ("bearer" = []), ("apikey" = [])),
     responses((status = 200, description = "The measurements.", body = String, content_type = "text/plain"), Problems),
 )]
 async fn read_metrics(State(api): State<ApiState>, parts: Parts) -> Result<Response, ApiError> {
