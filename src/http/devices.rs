@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 
 use super::call::accept::QR;
 use super::call::{Call, Limit, present};
-use super::idempotency::once;
+use super::idempotency::{once, turn_of};
 use super::paging::{LIMIT_DEFAULT, Page, Walk, cut};
 use super::reply::Reply;
 use super::scope::{DevicesRead, DevicesReadQr, DevicesWrite};
@@ -94,6 +94,8 @@ async fn create_device(
     };
     draft.check().map_err(ApiError::invalid)?;
     let claim = call.claim("create_device")?;
+    // A twin would meet the number, or the place, that the first call has taken for itself.
+    let _turn = turn_of(&api, call.tenant(), claim.as_ref()).await?;
     match api
         .node
         .awake(call.tenant())

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::ApiState;
 use super::call::{Call, present};
-use super::idempotency::once;
+use super::idempotency::{once, or_kept};
 use super::paging::{Page, PageQuery, Walk, cut};
 use super::reply::Reply;
 use super::scope::KeysWrite;
@@ -134,7 +134,11 @@ async fn create_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     };
     check_name(&wanted.name, &mut faults);
     check_end(wanted.expires_at, &api, &mut faults);
-    check_rights(&api, &call, wanted.scopes, &wanted.devices, faults).await?;
+    if let Err(refused) = check_rights(&api, &call, wanted.scopes, &wanted.devices, faults).await {
+        return or_kept(&api, call.tenant(), call.claim("create_key")?, refused)
+            .await
+            .map(Reply::from);
+    }
     once(&api, &call, "create_key", async || {
         let (record, secret) = api.credentials.create_key(wanted).await?;
         let shown = KeyWithSecret {
