@@ -279,11 +279,13 @@ async fn read_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<
 #[serde(deny_unknown_fields)]
 struct UpdateKey {
     /// Its name, 1 to 100 characters.
-    #[serde(default)]
-    name: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    name: Option<Option<String>>,
     /// What it shall do.
-    #[serde(default)]
-    scopes: Option<ScopeSet>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<ScopeSet>)]
+    scopes: Option<Option<ScopeSet>>,
     /// The devices it is bound to; `null` or empty for all.
     #[serde(default, deserialize_with = "present")]
     devices: Option<Option<Vec<DeviceId>>>,
@@ -307,7 +309,9 @@ async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     let body: UpdateKey = call.body()?;
     let mut faults = Faults::default();
     let mut after = before.clone();
-    if let Some(name) = body.name {
+    faults.check(body.name != Some(None), "/name", "can't be erased");
+    faults.check(body.scopes != Some(None), "/scopes", "can't be erased");
+    if let Some(name) = body.name.flatten() {
         check_name(&name, &mut faults);
         after.name = name;
     }
@@ -318,7 +322,7 @@ async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     if let Some(texts) = body.allowed_ips {
         after.allowed_ips = networks(&texts.unwrap_or_default(), &mut faults);
     }
-    after.scopes = body.scopes.unwrap_or(after.scopes);
+    after.scopes = body.scopes.flatten().unwrap_or(after.scopes);
     after.devices = body
         .devices
         .map_or(after.devices, Option::unwrap_or_default);
