@@ -303,7 +303,7 @@ async fn update_chat_presence(
     call: Call<PresenceWrite>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    let chat: Jid = call.path("chat")?;
+    let chat = find(&api, &call, device.id()).await?.jid;
     let body: UpdateChatPresence = call.body()?;
     let in_bounds = body.for_ms.is_none_or(|it| (1..=60_000).contains(&it));
     if !in_bounds {

@@ -77,11 +77,11 @@ async fn create_device(
     State(api): State<ApiState>,
     call: Call<DevicesWrite>,
 ) -> Result<Reply, ApiError> {
-    let body: CreateDevice = call.body()?;
     if !call.caller().devices().is_empty() {
         return Err(ApiError::new(Code::Forbidden)
             .detail("a key that is bound to devices can't make another"));
     }
+    let body: CreateDevice = call.body()?;
     let connector = match body.connector {
         None | Some(ConnectorForm::Name(ConnectorKind::Simulator)) => ConnectorChoice::Simulator {},
         Some(ConnectorForm::Settings(choice)) => choice,

@@ -8,7 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::ApiState;
-use crate::problem::Problem;
+use crate::problem::{ApiError, Code, Problem};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -64,8 +64,18 @@ pub(super) fn router(description: utoipa::openapi::OpenApi) -> Router<ApiState> 
     let config = Config::default()
         .validator_url("none")
         .persist_authorization(false);
-    SwaggerUi::new("/docs")
+    let pages: Router<ApiState> = SwaggerUi::new("/docs")
         .config(config)
         .url("/openapi.json", description)
-        .into()
+        .into();
+    pages.layer(middleware::map_response(with_problem))
+}
+
+/// What is no page there is a problem, as everywhere.
+async fn with_problem(response: Response) -> Response {
+    if response.status().is_client_error() {
+        ApiError::new(Code::NotFound).into_response()
+    } else {
+        response
+    }
 }

@@ -56,6 +56,16 @@ async fn a_chat_never_seen_is_404() {
         .post(&format!("/chats/{}/read", phone(1)), json!({}))
         .await
         .problem(404, "not_found");
+    let composing = json!({"presence": "composing"});
+    device
+        .put(&format!("/chats/{}/presence", phone(1)), composing.clone())
+        .await
+        .problem(404, "not_found");
+    let mut socket = house.socket().await;
+    let up = json!({"op": "ephemeral", "device": device.id, "chat": phone(1), "type": "chat.presence", "data": composing});
+    let reply = socket.ask(up).await;
+    assert_eq!(reply["error"]["code"], "not_found", "{reply}");
+    socket.close().await;
     assert!(walk(&house, &device.path("/chats")).await.is_empty());
     house.close().await;
 }

@@ -197,10 +197,14 @@ async fn every_problem_code_has_a_page() {
         page.expect(200);
         assert!(told.contains(code) && told.len() > 80, "{code}: {told}");
     }
-    nobody
-        .get("/problems/no_such_code")
-        .await
-        .problem(404, "not_found");
+    for absent in [
+        "/problems/no_such_code",
+        "/problems/%ff",
+        "/docs/%ff",
+        "/docs/none",
+    ] {
+        nobody.get(absent).await.problem(404, "not_found");
+    }
     house.close().await;
 }
 
