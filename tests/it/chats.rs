@@ -144,6 +144,33 @@ async fn reading_tells_the_sender() {
     house.close().await;
 }
 
+async fn reading_up_to_a_message_tells_of_those_before_it() {
+    let house = House::open().await;
+    let (ana, ben) = (house.device("ana").await, house.device("ben").await);
+    let mut sent = Vec::new();
+    for words in ["one", "two", "three"] {
+        let taken = ana.send(&ben.jid, words).await;
+        sent.push(taken["id"].as_str().unwrap().to_owned());
+    }
+    let path = format!("/chats/{}", ana.jid);
+    until("all are there", async || {
+        ben.get(&path).await.body["unread_count"] == 3
+    })
+    .await;
+    let history = ben.history(&ana.jid).await;
+    let read = format!("{path}/read");
+    ben.post(&read, json!({"up_to": history[1]["id"]}))
+        .await
+        .expect(200);
+    for id in &sent[..2] {
+        ana.until_status(id, "read").await;
+    }
+    assert_ne!(ana.message(&sent[2]).await["status"], "read");
+    ben.post(&read, json!({})).await.expect(200);
+    ana.until_status(&sent[2], "read").await;
+    house.close().await;
+}
+
 async fn a_history_goes_both_ways() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -288,6 +315,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_chat_counts_what_is_unread_and_reading_ends_it,
     reading_up_to_a_message_leaves_the_rest_unread,
     reading_tells_the_sender,
+    reading_up_to_a_message_tells_of_those_before_it,
     a_history_goes_both_ways,
     around_a_message_one_can_go_older_and_newer,
     a_page_begun_goes_on_where_it_was_while_messages_come,
