@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actors::CommandError;
 use actors::model::{DeviceId, Faults, KeyId, ScopeSet, TenantId, Timestamp};
 use axum::extract::State;
 use axum::http::header;
@@ -90,6 +91,7 @@ async fn create_token(State(api): State<ApiState>, call: Call<Any>) -> Result<Re
     );
     faults.into_result().map_err(ApiError::invalid)?;
     let reply = once(&api, &call, "create_token", async || {
+        check_devices(&api, &call, body.devices.as_deref()).await?;
         let now = api.clock.now();
         let token = api
             .credentials
@@ -123,6 +125,29 @@ fn check_rights(scopes: Option<ScopeSet>, devices: Option<&[DeviceId]>) -> Fault
     let fits = devices.is_none_or(|it| (1..=DEVICES_MAX).contains(&it.len()));
     faults.check(fits, "/devices", "must have 1 to 100 entries");
     faults
+}
+
+/// The devices must be there. One that the caller does not see is more than it may give: that is told later, and is the
+/// same whether there is such a device or not.
+async fn check_devices(
+    api: &ApiState,
+    call: &Call<Any>,
+    devices: Option<&[DeviceId]>,
+) -> Result<(), ApiError> {
+    let mut faults = Faults::default();
+    for (place, id) in devices.unwrap_or_default().iter().enumerate() {
+        if !call.caller().sees(*id) {
+            continue;
+        }
+        match api.node.device(call.tenant(), *id).await {
+            Ok(_) => {}
+            Err(CommandError::NotFound) => {
+                faults.add(format!("/devices/{place}"), "there is no such device");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    faults.into_result().map_err(ApiError::invalid)
 }
 
 /// A token that is asked about.
@@ -268,6 +293,7 @@ async fn create_ws_ticket(State(api): State<ApiState>, call: Call<Any>) -> Resul
     );
     faults.into_result().map_err(ApiError::invalid)?;
     once(&api, &call, "create_ws_ticket", async || {
+        check_devices(&api, &call, body.devices.as_deref()).await?;
         let ticket =
             api.credentials
                 .issue_ticket(call.caller(), body.scopes, body.devices, body.origin)?;

@@ -29,7 +29,7 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
 }
 
 /// Which chats.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListChats {
@@ -38,11 +38,9 @@ struct ListChats {
     /// With this text in the address.
     q: Option<String>,
     /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[param(inline)]
     limit: Option<Limit>,
     /// Where the last page ended.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
@@ -60,7 +58,7 @@ async fn list_chats(State(api): State<ApiState>, call: Call<ChatsRead>) -> Resul
         &api,
         call.tenant(),
         &list,
-        &query,
+        &(query.unread, &query.q),
         query.cursor.as_deref(),
     )?;
     let limit: usize = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
@@ -104,7 +102,7 @@ enum HistoryOrder {
 }
 
 /// Which part of a history.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListChatMessages {
@@ -112,14 +110,11 @@ struct ListChatMessages {
     #[param(inline)]
     order: Option<HistoryOrder>,
     /// Around this message: `next_cursor` then leads to older, `prev_cursor` to newer ones.
-    #[serde(skip_serializing)]
     around: Option<MessageId>,
     /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[param(inline)]
     limit: Option<Limit>,
     /// Where another page ended.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
@@ -308,7 +303,7 @@ async fn update_chat_presence(
     call: Call<PresenceWrite>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    let chat: Jid = call.path("chat")?;
+    let chat = find(&api, &call, device.id()).await?.jid;
     let body: UpdateChatPresence = call.body()?;
     let in_bounds = body.for_ms.is_none_or(|it| (1..=60_000).contains(&it));
     if !in_bounds {

@@ -4,14 +4,14 @@ use actors::log::{Consumer, ConsumerName, Log};
 use actors::model::Cursor;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::call::{Call, Limit};
+use super::call::Call;
 use super::events::{gone, parse_start};
 use super::idempotency::once;
-use super::paging::{Page, Walk, cut};
+use super::paging::{Page, PageQuery, Walk, cut};
 use super::reply::Reply;
 use super::scope::EventsRead;
 use super::{ApiState, Nothing};
@@ -50,18 +50,6 @@ impl ConsumerBody {
     }
 }
 
-/// Which page.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct PageQuery {
-    /// Items of a page, 1 to 200.
-    #[param(value_type = Option<u16>, minimum = 1, maximum = 200, default = 50)]
-    limit: Limit,
-    /// Where the last page ended.
-    cursor: Option<String>,
-}
-
 /// Where a consumer shall stand.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -95,7 +83,7 @@ async fn list_consumers(
             .as_deref()
             .is_none_or(|beyond| beyond < it.name.as_str())
     });
-    let (consumers, next) = cut(consumers, query.limit.0.into(), |it| it.name.to_string());
+    let (consumers, next) = cut(consumers, query.limit(), |it| it.name.to_string());
     let items: Vec<ConsumerBody> = consumers
         .iter()
         .map(|it| ConsumerBody::of(it, log.log()))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use actors::device::{DeviceHandle, DevicePatch};
+use actors::device::{DevicePatch, MetadataPatch};
 use actors::model::{
     ConnectorChoice, ConnectorKind, Device, DeviceId, DeviceState, Faults, Metadata, PhoneNumber,
     Qr, Session,
@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 
 use super::call::accept::QR;
 use super::call::{Call, Limit, present};
-use super::idempotency::once;
+use super::idempotency::{once, turn_of};
 use super::paging::{LIMIT_DEFAULT, Page, Walk, cut};
 use super::reply::Reply;
 use super::scope::{DevicesRead, DevicesReadQr, DevicesWrite};
@@ -77,11 +77,11 @@ async fn create_device(
     State(api): State<ApiState>,
     call: Call<DevicesWrite>,
 ) -> Result<Reply, ApiError> {
-    let body: CreateDevice = call.body()?;
     if !call.caller().devices().is_empty() {
         return Err(ApiError::new(Code::Forbidden)
             .detail("a key that is bound to devices can't make another"));
     }
+    let body: CreateDevice = call.body()?;
     let connector = match body.connector {
         None | Some(ConnectorForm::Name(ConnectorKind::Simulator)) => ConnectorChoice::Simulator {},
         Some(ConnectorForm::Settings(choice)) => choice,
@@ -94,6 +94,8 @@ async fn create_device(
     };
     draft.check().map_err(ApiError::invalid)?;
     let claim = call.claim("create_device")?;
+    // A twin would meet the number, or the place, that the first call has taken for itself.
+    let _turn = turn_of(&api, call.tenant(), claim.as_ref()).await?;
     match api
         .node
         .awake(call.tenant())
@@ -109,7 +111,7 @@ async fn create_device(
 }
 
 /// Which devices.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListDevices {
@@ -120,11 +122,9 @@ struct ListDevices {
     /// With this text in the name or the number.
     q: Option<String>,
     /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[param(inline)]
     limit: Option<Limit>,
     /// Where the last page ended.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
@@ -142,7 +142,7 @@ async fn list_devices(
         &api,
         call.tenant(),
         "list_devices",
-        &query,
+        &(query.state, query.connector, &query.q),
         query.cursor.as_deref(),
     )?;
     let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
@@ -203,7 +203,7 @@ struct UpdateDevice {
 #[utoipa::path(
     patch, path = "/v1/devices/{device}", operation_id = "update_device", tag = "devices",
     params(("device" = DeviceId, Path, description = "The device.")),
-    request_body = UpdateDevice,
+    request_body(content((UpdateDevice = "application/json"), (UpdateDevice = "application/merge-patch+json"))),
     responses((status = 200, description = "The device as it is now.", body = Device), Problems),
 )]
 async fn update_device(
@@ -218,29 +218,17 @@ async fn update_device(
         None => None,
     };
     let metadata = match body.metadata {
-        Some(None) => Some(Metadata::new()),
-        Some(Some(change)) => Some(merged(&device, change)),
+        Some(None) => Some(MetadataPatch::Erase),
+        Some(Some(change)) => Some(MetadataPatch::Merge(change)),
         None => None,
     };
     let patch = DevicePatch { name, metadata };
-    patch.check().map_err(ApiError::invalid)?;
     let record = if patch.is_empty() {
         device.record()
     } else {
         device.patch(patch).await?
     };
     Reply::ok(&record.to_device())
-}
-
-fn merged(device: &DeviceHandle, change: BTreeMap<String, Option<String>>) -> Metadata {
-    let mut metadata = device.record().metadata.clone();
-    for (key, value) in change {
-        match value {
-            Some(value) => metadata.insert(key, value),
-            None => metadata.remove(&key),
-        };
-    }
-    metadata
 }
 
 /// Removes a device: logs out first, ends what waits as `failed`, erases its history.

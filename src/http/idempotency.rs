@@ -47,7 +47,7 @@ struct First {
 }
 
 /// The right to be the first; given back when dropped.
-struct Turn {
+pub(crate) struct Turn {
     running: Arc<Running>,
     place: Place,
     _ends: watch::Sender<()>,
@@ -159,6 +159,48 @@ pub(crate) async fn once<S>(
             }
         }
     }
+}
+
+/// The turn of a call whose claim is written with its effect; none without a claim. Held until the effect is there.
+///
+/// # Errors
+///
+/// As [`once`], of the key alone.
+pub(crate) async fn turn_of(
+    api: &ApiState,
+    tenant: TenantId,
+    claim: Option<&Claim>,
+) -> Result<Option<Turn>, ApiError> {
+    match claim {
+        Some(claim) => {
+            let turn = api.idempotency.turn(tenant, claim, TWIN_TIME_MAX).await?;
+            Ok(Some(turn))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The first answer, where a call that breaks a rule is a retry of one that broke none: since then its time may have
+/// passed, or what it names may have gone.
+///
+/// # Errors
+///
+/// `refused` where it is no such retry.
+pub(crate) async fn or_kept(
+    api: &ApiState,
+    tenant: TenantId,
+    claim: Option<Claim>,
+    refused: ApiError,
+) -> Result<KeptAnswer, ApiError> {
+    let Some(claim) = claim.filter(|_| refused.code() == Code::Invalid) else {
+        return Err(refused);
+    };
+    let kept = api
+        .store
+        .kept_answer(tenant, claim.operation, &claim.key)
+        .await?;
+    kept.filter(|it| it.fingerprint == claim.fingerprint)
+        .ok_or(refused)
 }
 
 async fn keep(

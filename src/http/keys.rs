@@ -9,14 +9,14 @@ use axum::extract::State;
 use futures_util::future::try_join_all;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ApiState;
-use super::call::{Call, Limit, present};
-use super::idempotency::once;
-use super::paging::{LIMIT_DEFAULT, Page, Walk, cut};
+use super::call::{Call, present};
+use super::idempotency::{once, or_kept};
+use super::paging::{Page, PageQuery, Walk, cut};
 use super::reply::Reply;
 use super::scope::KeysWrite;
 use crate::credentials::NewKey;
@@ -134,7 +134,11 @@ async fn create_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     };
     check_name(&wanted.name, &mut faults);
     check_end(wanted.expires_at, &api, &mut faults);
-    check_rights(&api, &call, wanted.scopes, &wanted.devices, faults).await?;
+    if let Err(refused) = check_rights(&api, &call, wanted.scopes, &wanted.devices, faults).await {
+        return or_kept(&api, call.tenant(), call.claim("create_key")?, refused)
+            .await
+            .map(Reply::from);
+    }
     once(&api, &call, "create_key", async || {
         let (record, secret) = api.credentials.create_key(wanted).await?;
         let shown = KeyWithSecret {
@@ -220,35 +224,21 @@ async fn check_rights(
     faults.into_result().map_err(ApiError::invalid)
 }
 
-/// Which keys.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ListKeys {
-    /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
-    limit: Option<Limit>,
-    /// Where the last page ended.
-    #[serde(skip_serializing)]
-    cursor: Option<String>,
-}
-
 /// Lists the API keys, newest first.
 #[utoipa::path(
-    get, path = "/v1/keys", operation_id = "list_keys", tag = "keys", params(ListKeys),
+    get, path = "/v1/keys", operation_id = "list_keys", tag = "keys", params(PageQuery),
     responses((status = 200, description = "A page of keys.", body = Page<Key>), Problems),
 )]
 async fn list_keys(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
-    let query: ListKeys = call.query()?;
+    let query: PageQuery = call.query()?;
     let (walk, beyond) = Walk::start::<KeyId>(
         &api,
         call.tenant(),
         "list_keys",
-        &query,
+        &(),
         query.cursor.as_deref(),
     )?;
-    let limit: usize = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
+    let limit = query.limit();
     let keys = api.store.keys(call.tenant()).await?;
     let wanted = keys
         .iter()
@@ -289,11 +279,13 @@ async fn read_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<
 #[serde(deny_unknown_fields)]
 struct UpdateKey {
     /// Its name, 1 to 100 characters.
-    #[serde(default)]
-    name: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    name: Option<Option<String>>,
     /// What it shall do.
-    #[serde(default)]
-    scopes: Option<ScopeSet>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<ScopeSet>)]
+    scopes: Option<Option<ScopeSet>>,
     /// The devices it is bound to; `null` or empty for all.
     #[serde(default, deserialize_with = "present")]
     devices: Option<Option<Vec<DeviceId>>>,
@@ -309,7 +301,7 @@ struct UpdateKey {
 #[utoipa::path(
     patch, path = "/v1/keys/{key}", operation_id = "update_key", tag = "keys",
     params(("key" = KeyId, Path, description = "The key.")),
-    request_body = UpdateKey,
+    request_body(content((UpdateKey = "application/json"), (UpdateKey = "application/merge-patch+json"))),
     responses((status = 200, description = "The key as it is now.", body = Key), Problems),
 )]
 async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
@@ -317,7 +309,9 @@ async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     let body: UpdateKey = call.body()?;
     let mut faults = Faults::default();
     let mut after = before.clone();
-    if let Some(name) = body.name {
+    faults.check(body.name != Some(None), "/name", "can't be erased");
+    faults.check(body.scopes != Some(None), "/scopes", "can't be erased");
+    if let Some(name) = body.name.flatten() {
         check_name(&name, &mut faults);
         after.name = name;
     }
@@ -328,7 +322,7 @@ async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     if let Some(texts) = body.allowed_ips {
         after.allowed_ips = networks(&texts.unwrap_or_default(), &mut faults);
     }
-    after.scopes = body.scopes.unwrap_or(after.scopes);
+    after.scopes = body.scopes.flatten().unwrap_or(after.scopes);
     after.devices = body
         .devices
         .map_or(after.devices, Option::unwrap_or_default);

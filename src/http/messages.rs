@@ -11,7 +11,7 @@ use actors::model::{
 };
 use actors::ports::{MessageFilter, MessageQuery, Order};
 use axum::extract::State;
-use futures_util::future::join_all;
+use futures_util::future::{Either, Ready, join_all, ready};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -19,12 +19,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ApiState;
 use super::call::{Call, Limit, claim_of, typed};
-use super::idempotency::once;
-use super::paging::{LIMIT_DEFAULT, Page, Walk};
+use super::idempotency::{once, or_kept};
+use super::paging::{LIMIT_DEFAULT, Page, PageQuery, Walk};
 use super::reply::Reply;
 use super::scope::{MessagesRead, MessagesWrite};
-use super::{ApiState, Nothing};
 use crate::problem::{ApiError, Code, Problem, Problems};
 
 const BATCH_MAX: usize = 1_000;
@@ -135,33 +135,36 @@ async fn send_message(
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
     let body: SendMessage = call.body()?;
-    let (to, draft) = body
-        .into_draft(api.clock.now())
-        .map_err(ApiError::invalid)?;
-    check_reply(&api, &device, &draft, "").await?;
     let claim = call.claim(SEND)?;
-    let sent = device.send(to, draft, claim).await?;
+    let sent = match draft_of(&api, &device, body, "").await {
+        Ok((to, draft)) => device.send(to, draft, claim).await?,
+        Err(refused) => or_kept(&api, device.tenant(), claim, refused)
+            .await?
+            .try_into()?,
+    };
     let replayed = sent.replayed;
     let reply = Reply::accepted(&Taken::from(sent))?;
     Ok(if replayed { reply.replayed() } else { reply })
 }
 
-/// A message that is answered must be the device's own.
-async fn check_reply(
+/// The message that a body asks for, and whom to. One that is answered must be the device's own.
+async fn draft_of(
     api: &ApiState,
     device: &DeviceHandle,
-    draft: &Draft,
+    body: SendMessage,
     prefix: &str,
-) -> Result<(), ApiError> {
+) -> Result<(Jid, Draft), ApiError> {
+    let checked = body.into_draft(api.clock.now());
+    let (to, draft) = checked.map_err(|faults| ApiError::invalid(faults.under(prefix)))?;
     let Some(answered) = draft.reply_to else {
-        return Ok(());
+        return Ok((to, draft));
     };
     match api
         .store
         .message(device.tenant(), device.id(), answered)
         .await?
     {
-        Some(_) => Ok(()),
+        Some(_) => Ok((to, draft)),
         None => Err(ApiError::invalid(Faults::one(
             format!("{prefix}/reply_to"),
             "there is no such message on this device",
@@ -291,7 +294,9 @@ async fn send_message_batch(
     .await
 }
 
-/// Puts one message of a batch into its chat's queue.
+type Placed = Result<SentMessage, CommandError>;
+
+/// Puts one message of a batch into its chat's queue; a retry may have its answer at once.
 async fn place_item(
     api: &ApiState,
     device: &DeviceHandle,
@@ -299,7 +304,7 @@ async fn place_item(
     of_batch: Option<String>,
     prefix: &str,
     deadline: Instant,
-) -> Result<impl Future<Output = Result<SentMessage, CommandError>> + use<>, ApiError> {
+) -> Result<Either<impl Future<Output = Placed> + use<>, Ready<Placed>>, ApiError> {
     let own = item
         .as_object_mut()
         .and_then(|it| it.remove("idempotency_key"))
@@ -316,15 +321,22 @@ async fn place_item(
     let claim = key
         .map(|key| claim_of(SEND, &path, &item, &key, &pointer, now))
         .transpose()?;
-    let within = |faults: Faults| ApiError::invalid(faults.under(prefix));
-    let body: SendMessage = typed(item).map_err(within)?;
-    let (to, draft) = body.into_draft(now).map_err(within)?;
-    check_reply(api, device, &draft, prefix).await?;
-    Ok(device.send_in_order(to, draft, claim, deadline).await?)
+    let body: SendMessage =
+        typed(item).map_err(|faults| ApiError::invalid(faults.under(prefix)))?;
+    match draft_of(api, device, body, prefix).await {
+        Ok((to, draft)) => {
+            let sent = device.send_in_order(to, draft, claim, deadline).await?;
+            Ok(Either::Left(sent))
+        }
+        Err(refused) => {
+            let kept = or_kept(api, device.tenant(), claim, refused).await?;
+            Ok(Either::Right(ready(kept.try_into())))
+        }
+    }
 }
 
 /// Which messages.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListMessages {
@@ -345,11 +357,9 @@ struct ListMessages {
     /// With this text.
     q: Option<String>,
     /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
+    #[param(inline)]
     limit: Option<Limit>,
     /// Where the last page ended.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
@@ -369,8 +379,21 @@ async fn list_messages(
     let device = api.device(&call).await?;
     let query: ListMessages = call.query()?;
     let list = format!("list_messages {}", device.id());
-    let (walk, beyond) =
-        Walk::start::<MessageId>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
+    let filters = (
+        &query.chat,
+        (query.from, query.to),
+        query.direction,
+        query.kind,
+        query.status,
+        &query.q,
+    );
+    let (walk, beyond) = Walk::start::<MessageId>(
+        &api,
+        call.tenant(),
+        &list,
+        &filters,
+        query.cursor.as_deref(),
+    )?;
     let filter = MessageFilter {
         from: query.from,
         to: query.to,
@@ -438,7 +461,11 @@ struct Receipt {
 /// Lists how far a message got with each of its receivers.
 #[utoipa::path(
     get, path = "/v1/devices/{device}/messages/{message}/receipts", operation_id = "list_message_receipts", tag = "messages",
-    params(("device" = DeviceId, Path, description = "The device."), ("message" = MessageId, Path, description = "The message.")),
+    params(
+        ("device" = DeviceId, Path, description = "The device."),
+        ("message" = MessageId, Path, description = "The message."),
+        PageQuery,
+    ),
     responses((status = 200, description = "One entry a receiver.", body = Page<Receipt>), Problems),
 )]
 async fn list_message_receipts(
@@ -446,10 +473,12 @@ async fn list_message_receipts(
     call: Call<MessagesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    let Nothing {} = call.query()?;
-    let (walk, _) =
-        Walk::start::<MessageId>(&api, call.tenant(), "list_message_receipts", &(), None)?;
     let Message { body, state, .. } = find(&api, &call, &device).await?;
+    let query: PageQuery = call.query()?;
+    // One page holds all there is, so that no cursor is ever given.
+    let list = format!("list_message_receipts {}", body.id);
+    let (walk, _) =
+        Walk::start::<MessageId>(&api, call.tenant(), &list, &(), query.cursor.as_deref())?;
     let receipt = Receipt {
         participant: body.to,
         status: state.status,

@@ -1,13 +1,14 @@
 //! The description of the API, made from the handlers themselves, and its interactive page.
 
-use axum::Router;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, middleware};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::ApiState;
-use crate::problem::Problem;
+use crate::problem::{ApiError, Code, Problem};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,8 +20,8 @@ use crate::problem::Problem;
             the same `Idempotency-Key`: it happens once.",
     ),
     components(schemas(Problem)),
-    modifiers(&Bearer),
-    security(("bearer" = [])),
+    modifiers(&Credentials),
+    security(("bearer" = []), ("apikey" = [])),
     tags(
         (name = "auth", description = "Access tokens and tickets."),
         (name = "keys", description = "API keys."),
@@ -36,9 +37,9 @@ use crate::problem::Problem;
 )]
 struct Base;
 
-struct Bearer;
+struct Credentials;
 
-impl Modify for Bearer {
+impl Modify for Credentials {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let description = "An API key (`buho_…`) or an access token (a JWT).";
         let scheme = HttpBuilder::new()
@@ -47,6 +48,8 @@ impl Modify for Bearer {
             .build();
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
+        let alias = ApiKeyValue::with_description("apikey", "The same, in a header of its own.");
+        components.add_security_scheme("apikey", SecurityScheme::ApiKey(ApiKey::Header(alias)));
     }
 }
 
@@ -61,8 +64,18 @@ pub(super) fn router(description: utoipa::openapi::OpenApi) -> Router<ApiState> 
     let config = Config::default()
         .validator_url("none")
         .persist_authorization(false);
-    SwaggerUi::new("/docs")
+    let pages: Router<ApiState> = SwaggerUi::new("/docs")
         .config(config)
         .url("/openapi.json", description)
-        .into()
+        .into();
+    pages.layer(middleware::map_response(with_problem))
+}
+
+/// What is no page there is a problem, as everywhere.
+async fn with_problem(response: Response) -> Response {
+    if response.status().is_client_error() {
+        ApiError::new(Code::NotFound).into_response()
+    } else {
+        response
+    }
 }

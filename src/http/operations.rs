@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use actors::model::KeyKind;
 use actors::ports::StoreHealth;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
@@ -90,7 +91,7 @@ async fn read_readiness(State(api): State<ApiState>) -> Result<Reply, ApiError> 
 /// What the gateway has measured, in Prometheus' text form. From this machine no credential is needed, from elsewhere
 /// an admin key.
 #[utoipa::path(
-    get, path = "/metrics", operation_id = "read_metrics", tag = "operations", security((), ("bearer" = [])),
+    get, path = "/metrics", operation_id = "read_metrics", tag = "operations", security((), ("bearer" = []), ("apikey" = [])),
     responses((status = 200, description = "The measurements.", body = String, content_type = "text/plain"), Problems),
 )]
 async fn read_metrics(State(api): State<ApiState>, parts: Parts) -> Result<Response, ApiError> {
@@ -159,7 +160,9 @@ async fn list_problems() -> Result<Reply, ApiError> {
     params(("code" = String, Path, description = "The code.")),
     responses((status = 200, description = "Its page.", body = String, content_type = "text/markdown"), Problems),
 )]
-async fn read_problem(Path(code): Path<String>) -> Result<Response, ApiError> {
-    let code = Code::named(&code).ok_or_else(|| ApiError::new(Code::NotFound))?;
+async fn read_problem(code: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    // What is not UTF-8 is no code either.
+    let code = code.ok().and_then(|Path(it)| Code::named(&it));
+    let code = code.ok_or_else(|| ApiError::new(Code::NotFound))?;
     Ok(([(header::CONTENT_TYPE, MARKDOWN)], code.page()).into_response())
 }

@@ -6,13 +6,33 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
+use super::call::Limit;
 use crate::problem::{ApiError, Code};
 
 /// Items of a page when nothing is said.
 pub(crate) const LIMIT_DEFAULT: u16 = 50;
+
+/// Which page of a list without filters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// Items of a page, 1 to 200.
+    #[param(inline)]
+    pub(crate) limit: Option<Limit>,
+    /// Where the last page ended.
+    pub(crate) cursor: Option<String>,
+}
+
+impl PageQuery {
+    /// How many items a page may have.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit.map_or(LIMIT_DEFAULT, |it| it.0).into()
+    }
+}
 
 /// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,7 +63,7 @@ struct Token<P> {
 }
 
 impl Walk {
-    /// Starts or goes on with a walk over `list` with these filters. Gives where to go on.
+    /// Starts or goes on with a walk over `list` with these filters, all that its query may name. Gives where to go on.
     ///
     /// # Errors
     ///

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use actors::model::{Cursor, DeviceId, EventId, Session, SessionChange};
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ApiState;
-use super::call::{Call, Limit};
-use super::paging::{LIMIT_DEFAULT, Page, Walk, cut};
+use super::call::Call;
+use super::paging::{Page, PageQuery, Walk, cut};
 use super::reply::Reply;
 use super::scope::DevicesRead;
 use crate::problem::{ApiError, Problems};
@@ -21,20 +21,6 @@ pub(super) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(list_sessions))
         .routes(routes!(read_session))
         .routes(routes!(list_session_changes))
-}
-
-/// Which page.
-#[derive(Debug, Deserialize, Serialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct PageQuery {
-    /// Items of a page, 1 to 200.
-    #[serde(skip_serializing)]
-    #[param(minimum = 1, maximum = 200, default = 50)]
-    limit: Option<Limit>,
-    /// Where the last page ended.
-    #[serde(skip_serializing)]
-    cursor: Option<String>,
 }
 
 /// The sessions of all devices.
@@ -64,10 +50,10 @@ async fn list_sessions(
         &api,
         call.tenant(),
         "list_sessions",
-        &query,
+        &(),
         query.cursor.as_deref(),
     )?;
-    let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
+    let limit = query.limit();
     let devices = api.node.awake(call.tenant()).await?.devices();
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut found: Vec<Session> = Vec::new();
@@ -118,8 +104,8 @@ async fn list_session_changes(
     let query: PageQuery = call.query()?;
     let list = format!("list_session_changes {}", device.id());
     let (walk, beyond) =
-        Walk::start::<EventId>(&api, call.tenant(), &list, &query, query.cursor.as_deref())?;
-    let limit = query.limit.map_or(LIMIT_DEFAULT, |it| it.0).into();
+        Walk::start::<EventId>(&api, call.tenant(), &list, &(), query.cursor.as_deref())?;
+    let limit = query.limit();
     let found = api
         .store
         .session_changes(call.tenant(), device.id(), beyond, limit + 1)

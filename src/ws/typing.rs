@@ -45,5 +45,9 @@ pub(super) async fn type_up(
         .device(caller.tenant(), device)
         .await
         .map_err(failed)?;
+    let seen = api.store.chat(caller.tenant(), device.id(), &chat).await;
+    if seen.map_err(|error| failed(error.into()))?.is_none() {
+        return Err(not_found());
+    }
     device.typing(chat, typing).await.map_err(failed)
 }

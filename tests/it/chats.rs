@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Case, Device, House, cases, person, phone, walk};
+use crate::house::{Case, Device, House, cases, person, phone, text, until, walk};
 
 /// The address that a chat answer gives.
 fn address(chat: &Value) -> &str {
@@ -56,6 +56,16 @@ async fn a_chat_never_seen_is_404() {
         .post(&format!("/chats/{}/read", phone(1)), json!({}))
         .await
         .problem(404, "not_found");
+    let composing = json!({"presence": "composing"});
+    device
+        .put(&format!("/chats/{}/presence", phone(1)), composing.clone())
+        .await
+        .problem(404, "not_found");
+    let mut socket = house.socket().await;
+    let up = json!({"op": "ephemeral", "device": device.id, "chat": phone(1), "type": "chat.presence", "data": composing});
+    let reply = socket.ask(up).await;
+    assert_eq!(reply["error"]["code"], "not_found", "{reply}");
+    socket.close().await;
     assert!(walk(&house, &device.path("/chats")).await.is_empty());
     house.close().await;
 }
@@ -131,6 +141,33 @@ async fn reading_tells_the_sender() {
         .await
         .expect(200);
     ana.until_status(sent["id"].as_str().unwrap(), "read").await;
+    house.close().await;
+}
+
+async fn reading_up_to_a_message_tells_of_those_before_it() {
+    let house = House::open().await;
+    let (ana, ben) = (house.device("ana").await, house.device("ben").await);
+    let mut sent = Vec::new();
+    for words in ["one", "two", "three"] {
+        let taken = ana.send(&ben.jid, words).await;
+        sent.push(taken["id"].as_str().unwrap().to_owned());
+    }
+    let path = format!("/chats/{}", ana.jid);
+    until("all are there", async || {
+        ben.get(&path).await.body["unread_count"] == 3
+    })
+    .await;
+    let history = ben.history(&ana.jid).await;
+    let read = format!("{path}/read");
+    ben.post(&read, json!({"up_to": history[1]["id"]}))
+        .await
+        .expect(200);
+    for id in &sent[..2] {
+        ana.until_status(id, "read").await;
+    }
+    assert_ne!(ana.message(&sent[2]).await["status"], "read");
+    ben.post(&read, json!({})).await.expect(200);
+    ana.until_status(&sent[2], "read").await;
     house.close().await;
 }
 
@@ -248,14 +285,40 @@ async fn typing_reaches_the_other_device_and_leaves_no_trace() {
     house.close().await;
 }
 
+async fn reading_counts_however_many_are_unread() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    for count in [1_000, 500] {
+        let wish = json!({"from": phone(1), "content": text("hola"), "count": count});
+        device.post("/simulations/messages", wish).await.expect(202);
+    }
+    let path = format!("/chats/{}", person(1));
+    until("all are there", async || {
+        device.get(&path).await.body["unread_count"] == 1_500
+    })
+    .await;
+    let oldest = format!("{path}/messages?order=asc&limit=100");
+    let page = ids(&device.get(&oldest).await.expect(200));
+    let read = async |body: Value| {
+        let answer = device.post(&format!("{path}/read"), body).await;
+        answer.expect(200)["unread_count"].clone()
+    };
+    assert_eq!(read(json!({"up_to": page[99]})).await, 1_400);
+    assert_eq!(read(json!({"up_to": page[50]})).await, 1_400);
+    assert_eq!(read(json!({})).await, 0);
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     the_chat_with_the_last_activity_comes_first,
     a_chat_never_seen_is_404,
     a_chat_counts_what_is_unread_and_reading_ends_it,
     reading_up_to_a_message_leaves_the_rest_unread,
     reading_tells_the_sender,
+    reading_up_to_a_message_tells_of_those_before_it,
     a_history_goes_both_ways,
     around_a_message_one_can_go_older_and_newer,
     a_page_begun_goes_on_where_it_was_while_messages_come,
     typing_reaches_the_other_device_and_leaves_no_trace,
+    reading_counts_however_many_are_unread,
 ];

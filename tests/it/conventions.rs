@@ -319,6 +319,14 @@ async fn checks_come_in_their_order() {
         .call("POST", &format!("{}?what=1", device.path("/messages")))
         .raw("application/json", "{");
     both.send().await.problem(400, "invalid_json");
+    // 403 of a credential before what its body says; 404 before what the query says.
+    let bound = house.device_key(&[&device]).await;
+    let nameless = bound.post("/v1/devices", json!({"name": 1})).await;
+    nameless.problem(403, "forbidden");
+    device
+        .get("/messages/nonsense/receipts?what=1")
+        .await
+        .problem(404, "not_found");
     // 422 before 409: nothing is being shown, and the method is not one.
     let wrong = device.post("/connect", json!({"method": "pigeon"})).await;
     assert_eq!(wrong.pointers(), ["/method"]);

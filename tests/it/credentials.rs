@@ -337,6 +337,40 @@ async fn a_key_tells_when_and_from_where_it_was_last_used() {
     house.close().await;
 }
 
+async fn a_token_or_ticket_names_devices_that_are_there() {
+    let house = House::open().await;
+    let own = house.fresh_device("own").await;
+    let theirs = house.tenant().await.fresh_device("theirs").await;
+    let bound = house.device_key(&[&own]).await;
+    for path in ["/v1/auth/tokens", "/v1/ws/tickets"] {
+        for absent in [&theirs.id, "dev_00000000000000000000000000"] {
+            let wish = json!({"devices": [own.id, absent]});
+            let pointers = house.post(path, wish.clone()).await.pointers();
+            assert_eq!(pointers, ["/devices/1"], "{path} {absent}");
+            // One that sees no others can't tell which of them are there.
+            let wide = bound.post(path, wish).await;
+            wide.problem(403, "scope_missing");
+        }
+        house
+            .post(path, json!({"devices": [own.id]}))
+            .await
+            .expect(201);
+    }
+    house.close().await;
+}
+
+async fn what_a_key_always_has_can_not_be_erased() {
+    let house = House::open().await;
+    let key = house.key("devices:read").await;
+    let path = format!("/v1/keys/{}", key.key_id());
+    let patch = json!({"name": null, "scopes": null});
+    assert_eq!(
+        house.patch(&path, patch).await.pointers(),
+        ["/name", "/scopes"]
+    );
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     me_tells_what_a_credential_may_do,
     a_secret_has_the_published_form,
@@ -350,4 +384,6 @@ pub(crate) const CASES: &[Case] = cases![
     a_ticket_opens_one_socket,
     a_ticket_is_narrow_and_ends_with_its_key,
     a_key_tells_when_and_from_where_it_was_last_used,
+    a_token_or_ticket_names_devices_that_are_there,
+    what_a_key_always_has_can_not_be_erased,
 ];

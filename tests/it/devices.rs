@@ -301,6 +301,27 @@ async fn nothing_is_told_of_a_device_behind_its_end_and_nothing_taken_is_left_op
     house.close().await;
 }
 
+async fn patches_of_different_pairs_at_once_are_all_kept() {
+    let house = House::open().await;
+    let device = house.fresh_device("one").await;
+    let path = device.path("");
+    let patch = async |index: usize| {
+        let pair = json!({"metadata": {format!("k{index}"): "v"}});
+        house.patch(&path, pair).await.expect(200)
+    };
+    join_all((0..20).map(patch)).await;
+    let shown = device.get("").await.expect(200);
+    assert_eq!(shown["metadata"].as_object().unwrap().len(), 20, "{shown}");
+    let more: Value = (20..51).map(|it| (format!("k{it}"), json!("v"))).collect();
+    let refused = house.patch(&path, json!({"metadata": more})).await;
+    assert_eq!(refused.pointers(), ["/metadata"], "51 pairs altogether");
+    let erased = house.patch(&path, json!({"metadata": null})).await;
+    assert_eq!(erased.expect(200)["metadata"], json!({}));
+    let refused = house.patch(&path, json!({"name": null})).await;
+    assert_eq!(refused.pointers(), ["/name"]);
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     a_new_device_is_created_with_its_place_and_its_event,
     the_simulator_is_the_default_and_an_object_names_it_too,
@@ -313,4 +334,5 @@ pub(crate) const CASES: &[Case] = cases![
     devices_are_there_again_after_a_restart,
     what_a_full_disk_refuses_does_not_happen_later.embedded(),
     nothing_is_told_of_a_device_behind_its_end_and_nothing_taken_is_left_open.threaded(),
+    patches_of_different_pairs_at_once_are_all_kept,
 ];

@@ -1,9 +1,10 @@
 //! `Idempotency-Key`: a client may retry for ever, through any door.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::house::{Answer, Case, Device, House, cases, phone, text, walk};
+use crate::house::{Answer, Case, Device, House, cases, phone, text, until, walk};
 
 fn body(words: &str) -> Value {
     json!({"to": phone(1), "content": text(words)})
@@ -250,6 +251,94 @@ async fn fifty(device: &Device) -> Vec<Answer> {
     answers
 }
 
+/// A time a few seconds ahead, in the gateway's own words: the end of a token that is made now.
+async fn soon(house: &House) -> Value {
+    let wish = json!({"ttl_seconds": 5});
+    let made = house.post("/v1/auth/tokens", wish).await.expect(201);
+    made["expires_at"].clone()
+}
+
+async fn a_retry_is_answered_though_its_time_has_passed() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    let mut wish = body("later");
+    wish["send_at"] = soon(&house).await;
+    let first = device.send_once("late", &wish).await.expect(202);
+    assert_eq!(first["status"], "scheduled");
+    let id = first["id"].as_str().unwrap();
+    device.until_status(id, "delivered").await;
+    let again = device.send_once("late", &wish).await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(again.expect(202), first);
+    let mut item = wish.clone();
+    item["idempotency_key"] = json!("late");
+    let batch = device
+        .post("/messages/batch", json!({"messages": [item, wish]}))
+        .await
+        .expect(202);
+    assert_eq!(batch["items"][0]["ok"], first);
+    assert_eq!(batch["items"][0]["replayed"], true);
+    let fault = &batch["items"][1]["error"]["errors"][0];
+    assert_eq!(fault["pointer"], "/messages/1/send_at", "{batch}");
+    let mut socket = house.socket().await;
+    let mut params = wish.clone();
+    params["device"] = json!(device.id);
+    let reply = socket.request("send_message", params, Some("late")).await;
+    assert_eq!((&reply["ok"], &reply["replayed"]), (&first, &json!(true)));
+    socket.close().await;
+    // What was never taken is still wrong, also under a key that another call has used.
+    for key in ["fresh", "late"] {
+        let mut other = wish.clone();
+        other["content"] = text(key);
+        let pointers = device.send_once(key, &other).await.pointers();
+        assert_eq!(pointers, ["/send_at"], "{key}");
+    }
+    assert_eq!(walk(&house, &device.path("/messages")).await.len(), 1);
+    house.close().await;
+}
+
+async fn a_key_that_has_ended_was_made_once() {
+    let house = House::open().await;
+    let wish =
+        json!({"name": "short", "scopes": ["devices:read"], "expires_at": soon(&house).await});
+    let make = async || {
+        let call = house.call("POST", "/v1/keys").once("short");
+        call.json(&wish).send().await
+    };
+    let first = make().await.expect(201);
+    let key = house.with(first["secret"].as_str().unwrap());
+    until("the key has ended", async || {
+        key.get("/v1/me").await.status == 401
+    })
+    .await;
+    let again = make().await;
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    let again = again.expect(201);
+    assert_eq!(
+        (&again["key"], &again["secret"]),
+        (&first["key"], &Value::Null)
+    );
+    house.close().await;
+}
+
+async fn twins_make_one_device_though_its_number_is_taken_by_it() {
+    let house = House::open().await;
+    let wish = json!({"name": "one", "number": phone(7)});
+    let twins = (0..20).map(|_| {
+        let call = house.call("POST", "/v1/devices").once("twins");
+        call.json(&wish).send()
+    });
+    let answers = join_all(twins).await;
+    let first = answers[0].body.clone();
+    let is_replay = |it: &&Answer| it.header("idempotency-replayed") == Some("true");
+    assert_eq!(answers.iter().filter(is_replay).count(), 19);
+    for answer in answers {
+        assert_eq!(answer.expect(201), first);
+    }
+    assert_eq!(walk(&house, "/v1/devices").await.len(), 1);
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     the_same_key_says_it_once,
     another_body_operation_or_path_under_the_key_is_a_mismatch,
@@ -261,4 +350,7 @@ pub(crate) const CASES: &[Case] = cases![
     fifty_at_once_and_again_after_a_restart_are_one_message,
     the_key_is_the_same_through_every_door,
     a_key_first_used_on_a_socket_holds_on_rest,
+    a_retry_is_answered_though_its_time_has_passed,
+    a_key_that_has_ended_was_made_once,
+    twins_make_one_device_though_its_number_is_taken_by_it,
 ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::house::{Case, House, Store, cases, phone};
 
@@ -199,10 +199,14 @@ async fn every_problem_code_has_a_page() {
         page.expect(200);
         assert!(told.contains(code) && told.len() > 80, "{code}: {told}");
     }
-    nobody
-        .get("/problems/no_such_code")
-        .await
-        .problem(404, "not_found");
+    for absent in [
+        "/problems/no_such_code",
+        "/problems/%ff",
+        "/docs/%ff",
+        "/docs/none",
+    ] {
+        nobody.get(absent).await.problem(404, "not_found");
+    }
     house.close().await;
 }
 
@@ -215,6 +219,48 @@ async fn there_is_no_cors_unless_origins_are_listed() {
         .await;
     assert!(answer.header("access-control-allow-origin").is_none());
     house.close().await;
+}
+
+async fn every_list_tells_of_its_pages_and_every_patch_of_its_form() {
+    let house = House::open().await;
+    let document = house.anonymous().get("/openapi.json").await.expect(200);
+    house.close().await;
+    let (mut lists, mut patches) = (0, 0);
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations(item) {
+            let id = operation["operationId"].as_str().unwrap();
+            if method == "patch" {
+                patches += 1;
+                let content = operation["requestBody"]["content"].as_object().unwrap();
+                for kind in ["application/json", "application/merge-patch+json"] {
+                    assert!(content.contains_key(kind), "{id} does not take {kind}");
+                }
+            }
+            if !path.starts_with("/v1/") || !id.starts_with("list_") {
+                continue;
+            }
+            lists += 1;
+            let parameters = operation["parameters"].as_array().unwrap();
+            // The log has cursors of its own.
+            let cursor = if id == "list_events" {
+                "after"
+            } else {
+                "cursor"
+            };
+            for name in ["limit", cursor] {
+                let told = parameters.iter().any(|it| it["name"] == name);
+                assert!(told, "{id} does not tell of {name}");
+            }
+        }
+    }
+    assert!(lists >= 9 && patches >= 2, "{lists} {patches}");
+    let history = &document["paths"]["/v1/devices/{device}/chats/{chat}/messages"]["get"];
+    assert!(history["parameters"].to_string().contains("\"around\""));
+    let schemes = &document["components"]["securitySchemes"];
+    assert_eq!(
+        (&schemes["apikey"]["in"], &schemes["apikey"]["name"]),
+        (&json!("header"), &json!("apikey"))
+    );
 }
 
 fn operations(item: &Value) -> impl Iterator<Item = (&String, &Value)> {
@@ -233,4 +279,5 @@ pub(crate) const CASES: &[Case] = cases![
     the_documentation_works_offline.embedded(),
     every_problem_code_has_a_page.embedded(),
     there_is_no_cors_unless_origins_are_listed.embedded(),
+    every_list_tells_of_its_pages_and_every_patch_of_its_form.embedded(),
 ];

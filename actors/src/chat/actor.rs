@@ -13,7 +13,7 @@ use crate::door::{Reply, report};
 use crate::model::{Chat, Direction, EntryDraft, Jid, Message, MessageId};
 use crate::ports::connector::{IncomingMessage, Taken};
 use crate::ports::{
-    Answer, Claim, Clock, Job, KeptAnswer, Outcome, Store, StoreError, Ticket, Urgency, Write,
+    Answer, Claim, Clock, Job, Outcome, Store, StoreError, Ticket, Urgency, Write,
     passed_unless_away,
 };
 
@@ -180,7 +180,7 @@ impl Chatting {
                 }
                 Outcome::Replayed(kept) => {
                     stale(&myself);
-                    replayed(kept)
+                    SentMessage::try_from(kept)
                 }
                 Outcome::Mismatch => {
                     stale(&myself);
@@ -432,25 +432,6 @@ fn told(
 /// What the chat believes is no longer what is stored: it leaves, and its successor loads.
 fn stale(chat: &ActorRef<ChatMsg>) {
     let _heard = report(chat, ChatMsg::Stale);
-}
-
-fn replayed(kept: KeptAnswer) -> Result<SentMessage, CommandError> {
-    match kept.answer {
-        Answer::Sent {
-            id,
-            chat,
-            status,
-            created_at,
-        } => Ok(SentMessage {
-            id,
-            chat,
-            status,
-            created_at,
-            cursor: kept.cursor,
-            replayed: true,
-        }),
-        Answer::Given { .. } => Err(CommandError::IdempotencyMismatch),
-    }
 }
 
 fn failed(error: &StoreError) -> CommandError {

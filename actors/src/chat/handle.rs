@@ -20,7 +20,7 @@ use crate::model::{
     Metadata, SCHEDULE_MAX, Status, Step, TenantId, Timestamp, check_metadata,
 };
 use crate::ports::connector::{IncomingMessage, Taken};
-use crate::ports::{Claim, Clock, Store, Ticket};
+use crate::ports::{Answer, Claim, Clock, KeptAnswer, Store, Ticket};
 use crate::supervise::{RestartBudget, Verdict};
 use crate::{CommandError, Limits};
 
@@ -135,6 +135,30 @@ pub struct SentMessage {
     pub cursor: Cursor,
     /// Whether this is the answer of an earlier call with the same key.
     pub replayed: bool,
+}
+
+/// The answer of an earlier call, for a retry.
+impl TryFrom<KeptAnswer> for SentMessage {
+    type Error = CommandError;
+
+    fn try_from(kept: KeptAnswer) -> Result<Self, CommandError> {
+        match kept.answer {
+            Answer::Sent {
+                id,
+                chat,
+                status,
+                created_at,
+            } => Ok(Self {
+                id,
+                chat,
+                status,
+                created_at,
+                cursor: kept.cursor,
+                replayed: true,
+            }),
+            Answer::Given { .. } => Err(CommandError::IdempotencyMismatch),
+        }
+    }
 }
 
 /// What a chat needs to know of its device.

@@ -349,17 +349,15 @@ impl Working {
     }
 
     fn patch(&mut self, patch: DevicePatch, reply: Reply<Arc<DeviceRecord>>) {
-        if let Err(error) = self.writable() {
-            return reply.send(Err(error));
-        }
-        let before = self.record.clone();
-        if let Some(name) = patch.name {
-            self.record.name = name;
-        }
-        if let Some(metadata) = patch.metadata {
-            self.record.metadata = metadata;
-        }
-        if before != self.record {
+        let patched = patch
+            .over(&self.record.name, &self.record.metadata)
+            .map_err(CommandError::Invalid);
+        let (name, metadata) = match patched.and_then(|it| self.writable().map(|()| it)) {
+            Ok(it) => it,
+            Err(error) => return reply.send(Err(error)),
+        };
+        if name != self.record.name || metadata != self.record.metadata {
+            (self.record.name, self.record.metadata) = (name, metadata);
             let entry = self.entry(
                 EventType::DeviceUpdated,
                 self.now(),

@@ -19,7 +19,7 @@ use crate::model::{
     Session as SessionView, TenantId, Timestamp,
 };
 use crate::ports::connector::{Command, Session, Typing};
-use crate::ports::{Claim, Clock, MessageFilter, MessageQuery, Order, Store};
+use crate::ports::{Claim, Clock, MessageFilter, MessagePage, MessageQuery, Order, Store};
 use crate::supervise::Vitals;
 use crate::tenant::Shared as TenantShared;
 use crate::{CommandError, StartError};
@@ -163,8 +163,10 @@ impl From<Arc<DeviceShared>> for DeviceHandle {
 
 /// How long a caller waits for a device that is still starting.
 const START_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How many messages are looked at for a mark of reading.
-const READ_LOOK_MAX: usize = 1_000;
+/// How many messages are read at a time for a mark of reading.
+const READ_PAGE: usize = 1_000;
+/// How long the network may take to hear what was read.
+const TELL_READ_TIME_MAX: Duration = Duration::from_secs(5);
 
 impl DeviceHandle {
     /// Makes a device known; [`Self::start`] brings it to life.
@@ -428,10 +430,9 @@ impl DeviceHandle {
     ) -> Result<Chat, CommandError> {
         self.present()?;
         let shared = &self.shared;
-        let (tenant, device) = (shared.tenant(), shared.id);
         let row = shared
             .store()
-            .chat(tenant, device, &chat)
+            .chat(shared.tenant(), shared.id, &chat)
             .await?
             .ok_or(CommandError::NotFound)?;
         let newest = row
@@ -440,24 +441,7 @@ impl DeviceHandle {
             .map(|it| it.id)
             .ok_or(CommandError::NotFound)?;
         let up_to = up_to.unwrap_or(newest);
-        let unread = usize::try_from(row.unread)
-            .unwrap_or(READ_LOOK_MAX)
-            .clamp(1, READ_LOOK_MAX);
-        let filter = MessageFilter {
-            direction: Some(Direction::In),
-            ..MessageFilter::default()
-        };
-        let query = MessageQuery {
-            chat: Some(chat.clone()),
-            beyond: None,
-            order: Order::Newest,
-            filter,
-            limit: unread,
-        };
-        let inbound = shared.store().messages(tenant, device, query).await?.items;
-        let (after, read): (Vec<_>, Vec<_>) =
-            inbound.into_iter().partition(|it| up_to < it.body.id);
-        let unread_after = u32::try_from(after.len()).unwrap_or(u32::MAX);
+        let (unread_after, from) = self.unread_between(&row, up_to, newest).await?;
         let mark = ReadMark {
             up_to,
             newest,
@@ -465,29 +449,94 @@ impl DeviceHandle {
         };
         let marked = shared
             .chats()
-            .mark_read(&self.home(), chat.clone(), mark, claim)
+            .mark_read(&self.home(), chat, mark, claim)
             .await?;
-        let upstream_ids: Vec<String> = read
-            .into_iter()
-            .rev()
-            .map(|it| it.body.upstream_id)
-            .collect();
-        if 0 < row.unread && !upstream_ids.is_empty() {
-            self.tell_network(Command::MarkRead { chat, upstream_ids })
-                .await;
-        }
+        let read = row.unread.saturating_sub(unread_after);
+        // What may be lost when the network is not reached, or is slow.
+        let told = self.tell_read(row.jid, up_to, from, read);
+        drop(tokio::time::timeout(TELL_READ_TIME_MAX, told).await);
         Ok(marked)
     }
 
-    /// What may be lost when the network is not reached.
-    async fn tell_network(&self, command: Command) {
-        let Some(session) = self.shared.session() else {
-            return;
-        };
-        let told = tokio::time::timeout(Duration::from_secs(5), session.execute(command)).await;
-        if let Ok(Err(error)) = told {
-            tracing::debug!(device = %self.shared.id, %error, "network was not told");
+    /// How many inbound messages after `up_to`, up to the newest of the snapshot, are unread, and the oldest of them.
+    /// Ends with as many as the chat has unread, or at `up_to`.
+    async fn unread_between(
+        &self,
+        row: &Chat,
+        up_to: MessageId,
+        newest: MessageId,
+    ) -> Result<(u32, Option<MessageId>), CommandError> {
+        let (mut unread, mut oldest, mut beyond) = (0, None, None);
+        while unread < row.unread {
+            let page = self
+                .inbound(&row.jid, beyond, row.unread.saturating_sub(unread))
+                .await?;
+            let after = page.items.iter().take_while(|it| up_to < it.body.id);
+            for message in after.filter(|it| it.body.id <= newest) {
+                unread = unread.saturating_add(1);
+                oldest = Some(message.body.id);
+            }
+            match page.next {
+                Some(next) if up_to < next => beyond = Some(next),
+                Some(_) | None => break,
+            }
         }
+        Ok((unread, oldest))
+    }
+
+    /// Tells the network that the newest `count` inbound messages up to `up_to` were read. They lie beyond `from`.
+    async fn tell_read(
+        &self,
+        chat: Jid,
+        up_to: MessageId,
+        from: Option<MessageId>,
+        count: u32,
+    ) -> Result<(), CommandError> {
+        let (mut left, mut beyond) = (count, from);
+        while 0 < left
+            && let Some(session) = self.shared.session()
+        {
+            let page = self.inbound(&chat, beyond, left).await?;
+            // Not those that came meanwhile.
+            let read = page.items.into_iter().filter(|it| it.body.id <= up_to);
+            let mut upstream_ids: Vec<String> = read.map(|it| it.body.upstream_id).collect();
+            upstream_ids.reverse();
+            left = left.saturating_sub(u32::try_from(upstream_ids.len()).unwrap_or(u32::MAX));
+            if !upstream_ids.is_empty() {
+                let chat = chat.clone();
+                let command = Command::MarkRead { chat, upstream_ids };
+                if let Err(error) = session.execute(command).await {
+                    tracing::debug!(device = %self.shared.id, %error, "network was not told");
+                    return Ok(());
+                }
+            }
+            match page.next {
+                Some(next) => beyond = Some(next),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A page of inbound messages of a chat, newest first.
+    async fn inbound(
+        &self,
+        chat: &Jid,
+        beyond: Option<MessageId>,
+        max: u32,
+    ) -> Result<MessagePage, CommandError> {
+        let query = MessageQuery {
+            chat: Some(chat.clone()),
+            beyond,
+            order: Order::Newest,
+            filter: MessageFilter {
+                direction: Some(Direction::In),
+                ..MessageFilter::default()
+            },
+            limit: usize::try_from(max).map_or(READ_PAGE, |it| it.min(READ_PAGE)),
+        };
+        let (tenant, device) = (self.shared.tenant(), self.shared.id);
+        Ok(self.shared.store().messages(tenant, device, query).await?)
     }
 
     /// Tells a chat that somebody types, and after `span` that it is over.

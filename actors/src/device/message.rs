@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::Input;
 use crate::door::Reply;
-use crate::model::{DeviceRecord, Faults, Jid, MessageBody, MessageId, Metadata, Qr};
+use crate::model::{
+    DeviceRecord, Faults, Jid, MessageBody, MessageId, Metadata, Qr, check_metadata,
+};
 use crate::ports::connector::Typing;
 use crate::ports::{Outcome, StoreError};
 
@@ -65,8 +68,17 @@ pub(super) struct HandedOver {
 pub struct DevicePatch {
     /// Its name.
     pub name: Option<String>,
-    /// The integrator's own pairs, all of them.
-    pub metadata: Option<Metadata>,
+    /// The integrator's own pairs.
+    pub metadata: Option<MetadataPatch>,
+}
+
+/// A change of the integrator's own pairs (RFC 7396).
+#[derive(Clone, Debug)]
+pub enum MetadataPatch {
+    /// None are left.
+    Erase,
+    /// These are set, or with `None` erased; the others stay.
+    Merge(BTreeMap<String, Option<String>>),
 }
 
 impl DevicePatch {
@@ -76,20 +88,47 @@ impl DevicePatch {
         self.name.is_none() && self.metadata.is_none()
     }
 
-    /// Checks the bounds.
+    /// The description that comes of it.
     ///
     /// # Errors
     ///
-    /// Every rule that is broken.
-    pub fn check(&self) -> Result<(), Faults> {
-        let mut faults = Faults::default();
-        if let Some(name) = &self.name {
-            let fits = !name.trim().is_empty() && name.chars().count() <= 100;
-            faults.check(fits, "/name", "must have 1 to 100 characters");
-        }
-        if let Some(Err(of_metadata)) = self.metadata.as_ref().map(crate::model::check_metadata) {
-            faults.extend(of_metadata.under("/metadata"));
-        }
-        faults.into_result()
+    /// Every rule that it would break.
+    pub(super) fn over(
+        self,
+        name: &str,
+        metadata: &Metadata,
+    ) -> Result<(String, Metadata), Faults> {
+        let name = self.name.unwrap_or_else(|| name.to_owned());
+        let metadata = match self.metadata {
+            None => metadata.clone(),
+            Some(MetadataPatch::Erase) => Metadata::new(),
+            Some(MetadataPatch::Merge(change)) => {
+                let mut merged = metadata.clone();
+                for (key, value) in change {
+                    match value {
+                        Some(value) => merged.insert(key, value),
+                        None => merged.remove(&key),
+                    };
+                }
+                merged
+            }
+        };
+        check_description(&name, &metadata)?;
+        Ok((name, metadata))
     }
+}
+
+/// Checks the bounds of a device's description.
+///
+/// # Errors
+///
+/// Every rule that is broken.
+pub(crate) fn check_description(name: &str, metadata: &Metadata) -> Result<(), Faults> {
+    let mut faults = Faults::default();
+    let fits = !name.trim().is_empty() && name.chars().count() <= 100;
+    faults.check(fits, "/name", "must have 1 to 100 characters");
+    if let Err(of_metadata) = check_metadata(metadata) {
+        faults.extend(of_metadata.under("/metadata"));
+    }
+    faults.into_result()
 }

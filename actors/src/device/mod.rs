@@ -16,4 +16,5 @@ mod state;
 mod work;
 
 pub use handle::DeviceHandle;
-pub use message::DevicePatch;
+pub(crate) use message::check_description;
+pub use message::{DevicePatch, MetadataPatch};

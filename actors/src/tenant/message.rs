@@ -68,11 +68,7 @@ impl DeviceDraft {
     ///
     /// Every rule that is broken.
     pub fn check(&self) -> Result<(), Faults> {
-        let patch = crate::device::DevicePatch {
-            name: Some(self.name.clone()),
-            metadata: Some(self.metadata.clone()),
-        };
-        patch.check()
+        crate::device::check_description(&self.name, &self.metadata)
     }
 
     pub(super) fn into_record(self, id: DeviceId, now: crate::model::Timestamp) -> DeviceRecord {
