@@ -293,7 +293,6 @@ fn simulator_options(config: &Config) -> SimulatorOptions {
 
 fn limits(config: &Config) -> Limits {
     let answer_max = config.chats.command_time_max();
-    let devices = usize::try_from(config.limits.devices).unwrap_or(usize::MAX);
     Limits {
         chat: DoorLimits {
             calls_max: config.chats.door,
@@ -313,7 +312,7 @@ fn limits(config: &Config) -> Limits {
             calls_max: 1_024,
             answer_max: answer_max.max(Duration::from_secs(10)),
         },
-        devices_max: if devices == 0 { usize::MAX } else { devices },
+        tenant_defaults: config.limits.into(),
         log: LogOptions {
             retention: config.streams.retention(),
             max_resume: Some(config.streams.max_resume).filter(|it| 0 < *it),

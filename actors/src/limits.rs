@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::door::DoorLimits;
 use crate::log::LogOptions;
+use crate::model::TenantLimits;
 
 /// Bounds of every actor.
 #[derive(Clone, Debug)]
@@ -26,8 +27,8 @@ pub struct Limits {
     pub connects_max: usize,
     /// Commands that wait at one tenant, and at the node.
     pub tenant: DoorLimits,
-    /// Devices of one tenant where the tenant has no limit of its own.
-    pub devices_max: usize,
+    /// What a tenant may use that has no limit of its own.
+    pub tenant_defaults: TenantLimits,
     /// The log of a tenant.
     pub log: LogOptions,
 }

@@ -55,6 +55,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// Keys of the running gateway's administrators, who are no tenant
+    AdminKey {
+        #[command(subcommand)]
+        command: AdminKeyCommand,
+    },
     /// The keys that sign access tokens
     Jwt {
         #[command(subcommand)]
@@ -100,7 +105,7 @@ pub(super) enum TenantCommand {
         /// Its id
         #[arg(value_name = "TEN")]
         tenant: TenantId,
-        /// devices, connections or requests_per_second; 0 means no limit
+        /// devices, connections or requests_per_second; 0 means what [limits] says
         #[arg(long, value_name = "NAME=VALUE", required = true, num_args = 1.., value_parser = limit)]
         set: Vec<(String, u32)>,
     },
@@ -134,6 +139,16 @@ pub(super) enum KeyCommand {
         /// Its id
         #[arg(value_name = "KEY")]
         key: KeyId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AdminKeyCommand {
+    /// Make a key that reads /metrics from elsewhere; its secret is shown this once
+    Create {
+        /// Its name, for people
+        #[arg(long)]
+        name: Option<String>,
     },
 }
 

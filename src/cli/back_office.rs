@@ -7,7 +7,7 @@ use gateway::telemetry::Chain;
 use serde_json::{Map, Value};
 
 use super::Failure;
-use super::arguments::{JwtCommand, KeyCommand, TenantCommand};
+use super::arguments::{AdminKeyCommand, JwtCommand, KeyCommand, TenantCommand};
 use super::print;
 
 pub(super) fn tenant(config: &Config, command: TenantCommand, json: bool) -> Result<(), Failure> {
@@ -24,7 +24,11 @@ pub(super) fn tenant(config: &Config, command: TenantCommand, json: bool) -> Res
                     print::member(answer, "devices"),
                     print::member(answer, "keys"),
                 );
-                format!("{}  {devices} devices  {keys} keys", one_tenant(answer))
+                let limits = print::limits(answer);
+                format!(
+                    "{}  {devices} devices  {keys} keys  in force: {limits}",
+                    one_tenant(answer)
+                )
             })
         }
         TenantCommand::Limits { tenant, set } => {
@@ -53,13 +57,7 @@ pub(super) fn key(config: &Config, command: KeyCommand, json: bool) -> Result<()
                 name,
                 devices: device,
             };
-            tell(config, &command, json, |answer| {
-                let key = answer.get("key").map(print::key).unwrap_or_default();
-                format!(
-                    "{key}\nsecret, shown this once: {}",
-                    print::member(answer, "secret")
-                )
-            })
+            tell(config, &command, json, key_and_secret)
         }
         KeyCommand::List { tenant } => tell(config, &Command::KeyList { tenant }, json, |answer| {
             each(answer, "keys", print::key)
@@ -68,6 +66,19 @@ pub(super) fn key(config: &Config, command: KeyCommand, json: bool) -> Result<()
             let key = answer.get("key").map(print::key).unwrap_or_default();
             format!("revoked: {key}")
         }),
+    }
+}
+
+pub(super) fn admin_key(
+    config: &Config,
+    command: AdminKeyCommand,
+    json: bool,
+) -> Result<(), Failure> {
+    match command {
+        AdminKeyCommand::Create { name } => {
+            let command = Command::AdminKeyCreate { name };
+            tell(config, &command, json, key_and_secret)
+        }
     }
 }
 
@@ -103,6 +114,14 @@ fn tell(
         words(&answer)
     });
     Ok(())
+}
+
+fn key_and_secret(answer: &Value) -> String {
+    let key = answer.get("key").map(print::key).unwrap_or_default();
+    format!(
+        "{key}\nsecret, shown this once: {}",
+        print::member(answer, "secret")
+    )
 }
 
 fn one_tenant(answer: &Value) -> String {

@@ -74,6 +74,9 @@ fn carry(arguments: Arguments) -> Result<(), Failure> {
         Command::Key { command } => {
             back_office::key(&configuration(&places, None)?, command, places.json)
         }
+        Command::AdminKey { command } => {
+            back_office::admin_key(&configuration(&places, None)?, command, places.json)
+        }
         Command::Jwt { command } => {
             back_office::jwt(&configuration(&places, None)?, &command, places.json)
         }

@@ -15,7 +15,17 @@ pub(super) fn to_stderr(line: &str) {
 
 /// A tenant in one line.
 pub(super) fn tenant(tenant: &Value) -> String {
-    let limits = tenant
+    format!(
+        "{}  {}  {}",
+        member(tenant, "id"),
+        member(tenant, "name"),
+        limits(tenant)
+    )
+}
+
+/// The limits of what has some.
+pub(super) fn limits(of: &Value) -> String {
+    let limits = of
         .get("limits")
         .and_then(Value::as_object)
         .into_iter()
@@ -24,16 +34,11 @@ pub(super) fn tenant(tenant: &Value) -> String {
         .filter(|(_, value)| value.as_u64() != Some(0))
         .map(|(name, value)| format!("{name}={}", scalar(value)))
         .collect();
-    let limits = if limits.is_empty() {
+    if limits.is_empty() {
         "no limits".to_owned()
     } else {
         limits.join(" ")
-    };
-    format!(
-        "{}  {}  {limits}",
-        member(tenant, "id"),
-        member(tenant, "name")
-    )
+    }
 }
 
 /// A key in one line.

@@ -10,7 +10,8 @@ use actors::model::{
     DeviceId, KeyId, KeyKind, KeyRecord, Scope, ScopeSet, SecretHash, Tenant, TenantId,
     TenantLimits, Timestamp,
 };
-use governor::clock::{Clock, DefaultClock};
+use actors::ports::Clock;
+use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
@@ -25,10 +26,22 @@ use super::signing::TokenId;
 pub(crate) enum Ended {
     /// It does.
     No,
+    /// It does until then: its key has a new secret.
+    At(Timestamp),
     /// It was revoked.
     Revoked,
     /// Its key may do less than before: it has to be proved anew.
     Narrowed,
+}
+
+impl Ended {
+    /// Whether it does not count at any time from now on.
+    pub(crate) const fn is_over(self) -> bool {
+        match self {
+            Self::No | Self::At(_) => false,
+            Self::Revoked | Self::Narrowed => true,
+        }
+    }
 }
 
 /// A credential that was proved. There is no other way from a request to a [`TenantId`].
@@ -119,7 +132,11 @@ impl Caller {
 
     /// When it ends by itself.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
-        self.0.grant.expires_at
+        let told = match *self.0.ended.borrow() {
+            Ended::At(end) => Some(end),
+            Ended::No | Ended::Revoked | Ended::Narrowed => None,
+        };
+        self.0.grant.expires_at.into_iter().chain(told).min()
     }
 
     /// What the tenant may use, as of now.
@@ -127,14 +144,37 @@ impl Caller {
         self.0.grant.tenant.limits()
     }
 
-    /// Tells when it no longer counts.
+    /// Tells when that changes, and when it no longer counts.
     pub(crate) fn ended(&self) -> watch::Receiver<Ended> {
         self.0.ended.subscribe()
     }
 
     /// Whether it no longer counts at `now`.
     pub(crate) fn is_over(&self, now: Timestamp) -> bool {
-        *self.0.ended.borrow() != Ended::No || self.expires_at().is_some_and(|it| it <= now)
+        let told = *self.0.ended.borrow();
+        told.is_over() || self.expires_at().is_some_and(|it| it <= now)
+    }
+
+    /// Waits until it no longer counts.
+    pub(crate) async fn over(&self, clock: &dyn Clock) {
+        let mut ended = self.ended();
+        loop {
+            let now = clock.now();
+            if self.is_over(now) {
+                return;
+            }
+            let expired = async {
+                match self.expires_at() {
+                    Some(end) => tokio::time::sleep(end.since(now)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The sender is the caller's own.
+                _ = ended.changed() => {}
+                () = expired => {}
+            }
+        }
     }
 
     /// Whether its key may be used from there.

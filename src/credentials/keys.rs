@@ -7,7 +7,7 @@ use actors::model::{
     DeviceId, KeyId, KeyKind, KeyRecord, Scope, ScopeSet, Secret, SecretHash, TenantId, Timestamp,
     hash_secret,
 };
-use actors::ports::{StoreError, Write};
+use actors::ports::{Answer, Claim, KeptAnswer, StoreError, Write};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,16 @@ pub(crate) struct NewKey {
     pub(crate) expires_at: Option<Timestamp>,
 }
 
+/// A key with a new secret, which [`Credentials::rotate_key`] makes count.
+pub(crate) fn draw_secret(of: &KeyRecord) -> (KeyRecord, Secret) {
+    let secret = Secret::draw(of.kind, of.id);
+    let record = KeyRecord {
+        hash: hash_secret(secret.expose()),
+        ..of.clone()
+    };
+    (record, secret)
+}
+
 impl NewKey {
     const fn kind(&self) -> KeyKind {
         if self.scopes.has(Scope::AdminTenants) {
@@ -48,15 +58,8 @@ impl NewKey {
 }
 
 impl Credentials {
-    /// Makes a key; this is the only moment in which its secret is known.
-    ///
-    /// # Errors
-    ///
-    /// What the store says.
-    pub(crate) async fn create_key(
-        &self,
-        wanted: NewKey,
-    ) -> Result<(KeyRecord, Secret), CommandError> {
+    /// Draws a key; this is the only moment in which its secret is known. [`Self::create_key`] makes it count.
+    pub(crate) fn draw_key(&self, wanted: NewKey) -> (KeyRecord, Secret) {
         let (id, now) = (KeyId::generate(), self.clock.now());
         let secret = Secret::draw(wanted.kind(), id);
         let record = KeyRecord {
@@ -71,9 +74,23 @@ impl Credentials {
             hash: hash_secret(secret.expose()),
             created_at: now,
         };
-        self.write(record.tenant, vec![Write::Key(Box::new(record.clone()))])
-            .await?;
-        Ok((record, secret))
+        (record, secret)
+    }
+
+    /// Makes a key that was drawn, and keeps the answer to its call; tells what was kept for the same call before, where
+    /// it makes none.
+    ///
+    /// # Errors
+    ///
+    /// `IdempotencyMismatch`, or what the store says.
+    pub(crate) async fn create_key(
+        &self,
+        record: KeyRecord,
+        kept: Option<(Claim, Answer)>,
+    ) -> Result<Option<KeptAnswer>, CommandError> {
+        let tenant = record.tenant;
+        self.write_once(tenant, vec![Write::Key(Box::new(record))], kept)
+            .await
     }
 
     /// Changes what a key may do, but not its secret. Where that is less than before, whoever came in with the key has
@@ -99,37 +116,34 @@ impl Credentials {
         Ok(())
     }
 
-    /// Draws a new secret for a key. The one before works for the `overlap`, an earlier one no longer.
+    /// Puts the secret of `after` into the place of the one of `before`, which works for the `overlap`, an earlier one no
+    /// longer; keeps the answer to the call. Tells what was kept for the same call before, where it changes nothing.
     ///
     /// # Errors
     ///
-    /// What the store says.
+    /// `IdempotencyMismatch`, or what the store says.
     pub(crate) async fn rotate_key(
         &self,
         before: &KeyRecord,
+        after: KeyRecord,
         overlap: Duration,
-    ) -> Result<(KeyRecord, Secret), CommandError> {
-        let secret = Secret::draw(before.kind, before.id);
-        let record = KeyRecord {
-            hash: hash_secret(secret.expose()),
-            ..before.clone()
-        };
+        kept: Option<(Claim, Answer)>,
+    ) -> Result<Option<KeptAnswer>, CommandError> {
+        let (id, tenant, present) = (after.id, after.tenant, after.hash);
         let previous = (!overlap.is_zero()).then(|| Previous {
             hash: before.hash,
             until: self.clock.now().plus(overlap),
         });
         let writes = vec![
-            Write::Key(Box::new(record.clone())),
-            previous_value(before.id, previous.as_ref()),
+            Write::Key(Box::new(after)),
+            previous_value(id, previous.as_ref()),
         ];
-        self.write(record.tenant, writes).await?;
-        self.registry
-            .end_secrets(record.id, &[Some(record.hash), previous.map(|it| it.hash)]);
-        if !overlap.is_zero() {
-            // What is remembered of the old secret does not know yet that it ends.
-            self.registry.end(record.id, Ended::No);
+        let replayed = self.write_once(tenant, writes, kept).await?;
+        if replayed.is_none() {
+            let last = previous.map(|it| (it.hash, it.until));
+            self.registry.end_secrets(id, present, last);
         }
-        Ok((record, secret))
+        Ok(replayed)
     }
 
     /// When the secret with this hash ends, where it is the one before the present one.

@@ -20,13 +20,13 @@ use actors::CommandError;
 use actors::model::{
     KeyRecord, SecretHash, Tenant, TenantId, TenantLimits, Timestamp, hash_secret, key_of_secret,
 };
-use actors::ports::{Clock, Outcome, Store, StoreError, Write, commit};
+use actors::ports::{Answer, Claim, Clock, KeptAnswer, Outcome, Store, StoreError, Write, commit};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
 pub(crate) use self::caller::{Caller, Ended, RateNow};
-pub(crate) use self::keys::NewKey;
+pub(crate) use self::keys::{NewKey, draw_secret};
 pub(crate) use self::signing::TTL_MAX;
 pub(crate) use self::tickets::Ticket;
 pub(crate) use self::uses::Use;
@@ -60,6 +60,8 @@ pub(crate) struct Credentials {
     tickets: Tickets,
     revoked_tokens: RevokedTokens,
     uses: Uses,
+    /// What a tenant may use that has no limit of its own.
+    defaults: TenantLimits,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -99,6 +101,7 @@ impl Credentials {
             tickets: Tickets::default(),
             revoked_tokens,
             uses: Uses::default(),
+            defaults: config.limits.into(),
         };
         match credentials.ensure_signing_key().await {
             Ok(())
@@ -164,7 +167,15 @@ impl Credentials {
     /// Takes over what has changed about a tenant: its name and limits count from now on.
     pub(crate) fn tenant_changed(&self, tenant: &Tenant) {
         if let Some(state) = self.tenants.get(&tenant.id) {
-            state.change(tenant);
+            state.change(&self.limited(tenant.clone()));
+        }
+    }
+
+    /// A tenant with the limits that count: its own, and the configured ones where it has none.
+    pub(crate) fn limited(&self, tenant: Tenant) -> Tenant {
+        Tenant {
+            limits: tenant.limits.or(self.defaults),
+            ..tenant
         }
     }
 
@@ -238,6 +249,7 @@ impl Credentials {
                 .await?
                 .into_iter()
                 .find(|it| it.id == id)
+                .map(|it| self.limited(it))
         };
         let tenant = found.ok_or_else(|| ApiError::new(Code::Unauthenticated))?;
         let state = self
@@ -248,9 +260,20 @@ impl Credentials {
     }
 
     async fn write(&self, tenant: TenantId, writes: Vec<Write>) -> Result<(), CommandError> {
-        let written = commit(&*self.store, tenant, writes, Vec::new(), None);
+        self.write_once(tenant, writes, None).await.map(drop)
+    }
+
+    /// Writes, together with the answer that is kept for a claim; what was kept for it before, where nothing is written.
+    async fn write_once(
+        &self,
+        tenant: TenantId,
+        writes: Vec<Write>,
+        claim: Option<(Claim, Answer)>,
+    ) -> Result<Option<KeptAnswer>, CommandError> {
+        let written = commit(&*self.store, tenant, writes, Vec::new(), claim);
         match tokio::time::timeout(WRITE_TIME_MAX, written).await {
-            Ok(Ok(Outcome::Committed { cursor: _ } | Outcome::Replayed(_))) => Ok(()),
+            Ok(Ok(Outcome::Committed { cursor: _ })) => Ok(None),
+            Ok(Ok(Outcome::Replayed(kept))) => Ok(Some(kept)),
             Ok(Ok(Outcome::Mismatch)) => Err(CommandError::IdempotencyMismatch),
             Ok(Ok(Outcome::Failed(StoreError::Full))) => Err(CommandError::StorageFull),
             Ok(Ok(Outcome::Failed(_))) | Err(_) => Err(CommandError::OutcomeUnknown),

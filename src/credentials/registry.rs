@@ -80,11 +80,24 @@ impl Registry {
         self.end_where(how, |it| it.key.id == key);
     }
 
-    /// Ends what came from a key's secrets other than these; its tokens stay.
-    pub(super) fn end_secrets(&self, key: KeyId, but: &[Option<SecretHash>]) {
+    /// Ends what came from a key's secrets other than the present one and the one before, and that one at its time; its
+    /// tokens stay.
+    pub(super) fn end_secrets(
+        &self,
+        key: KeyId,
+        present: SecretHash,
+        before: Option<(SecretHash, Timestamp)>,
+    ) {
+        let last = before.map(|it| it.0);
         self.end_where(Ended::Revoked, |it| {
-            it.key.id == key && it.secret.is_some() && !but.contains(&it.secret)
+            let gone = |it| it != present && last.is_none_or(|last| it != last);
+            it.key.id == key && it.secret.is_some_and(gone)
         });
+        if let Some((hash, end)) = before {
+            self.end_where(Ended::At(end), |it| {
+                it.key.id == key && it.secret == Some(hash)
+            });
+        }
     }
 
     /// Ends one access token.
@@ -99,7 +112,13 @@ impl Registry {
         self.cached.retain(|_, caller| !fits(&caller.0.grant));
         if how != Ended::No {
             for credential in held.iter().filter(|it| fits(&it.grant)) {
-                credential.ended.send_replace(how);
+                credential.ended.send_if_modified(|it| {
+                    let counts = !it.is_over();
+                    if counts {
+                        *it = how;
+                    }
+                    counts
+                });
             }
         }
     }

@@ -119,7 +119,7 @@ impl Credentials {
             key: Arc::clone(&of.key),
             scopes,
             devices,
-            expires_at: of.expires_at,
+            expires_at: caller.expires_at(),
             secret: of.secret,
             token: of.token,
         });

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::ApiState;
 use super::call::{Call, Limit};
-use super::idempotency::once;
+use super::idempotency::once_with_effect;
 use super::paging::{LIMIT_DEFAULT, Page, Walk, cut};
 use super::reply::Reply;
 use super::scope::{ChatsRead, ChatsWrite, MessagesRead, PresenceWrite};
@@ -253,7 +253,11 @@ struct MarkChatRead {
 /// Marks a chat as read, and tells the network so.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/chats/{chat}/read", operation_id = "mark_chat_read", tag = "chats",
-    params(("device" = DeviceId, Path, description = "The device."), ("chat" = Jid, Path, description = "The chat: a JID or a number.")),
+    params(
+        ("device" = DeviceId, Path, description = "The device."),
+        ("chat" = Jid, Path, description = "The chat: a JID or a number."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body mark once."),
+    ),
     request_body = MarkChatRead,
     responses((status = 200, description = "The chat as it is now.", body = Chat), Problems),
 )]
@@ -273,8 +277,8 @@ async fn mark_chat_read(
             )));
         }
     }
-    once(&api, &call, "mark_chat_read", async || {
-        let chat = device.mark_read(chat, body.up_to, None).await?;
+    once_with_effect(&api, &call, "mark_chat_read", async |claim| {
+        let chat = device.mark_read(chat, body.up_to, claim).await?;
         Reply::ok(&chat)
     })
     .await

@@ -129,7 +129,11 @@ async fn delete_consumer(
 /// Moves a named consumer; a connection that holds its name is closed and comes back to the new place.
 #[utoipa::path(
     post, path = "/v1/consumers/{name}/seek", operation_id = "seek_consumer", tag = "events",
-    params(("name" = String, Path, description = "The consumer.")), request_body = Seek,
+    params(
+        ("name" = String, Path, description = "The consumer."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body move once."),
+    ),
+    request_body = Seek,
     responses((status = 200, description = "The consumer at its new place.", body = ConsumerBody), Problems),
 )]
 async fn seek_consumer(

@@ -288,7 +288,10 @@ struct Connecting {
 /// seconds; after that `device.qr` events and the QR resource have it.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/connect", operation_id = "connect_device", tag = "devices",
-    params(("device" = DeviceId, Path, description = "The device.")),
+    params(
+        ("device" = DeviceId, Path, description = "The device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body connect once."),
+    ),
     request_body = ConnectDevice,
     responses(
         (status = 202, description = "On its way.", body = Connecting),
@@ -426,7 +429,10 @@ fn png_of(code: &QrCode) -> Result<Vec<u8>, ApiError> {
 /// Leaves the network; the link stays.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/disconnect", operation_id = "disconnect_device", tag = "devices",
-    params(("device" = DeviceId, Path, description = "The device.")),
+    params(
+        ("device" = DeviceId, Path, description = "The device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key disconnects once."),
+    ),
     responses((status = 200, description = "The session as it is now.", body = Session), Problems),
 )]
 async fn disconnect_device(
@@ -445,7 +451,10 @@ async fn disconnect_device(
 /// Leaves the network and comes back.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/restart", operation_id = "restart_device", tag = "devices",
-    params(("device" = DeviceId, Path, description = "The device.")),
+    params(
+        ("device" = DeviceId, Path, description = "The device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key restarts once."),
+    ),
     responses((status = 200, description = "The session as it is now.", body = Session), Problems),
 )]
 async fn restart_device(
@@ -464,7 +473,10 @@ async fn restart_device(
 /// Gives up the link; connecting again pairs anew.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/logout", operation_id = "logout_device", tag = "devices",
-    params(("device" = DeviceId, Path, description = "The device.")),
+    params(
+        ("device" = DeviceId, Path, description = "The device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key logs out once."),
+    ),
     responses((status = 200, description = "The session as it is now.", body = Session), Problems),
 )]
 async fn logout_device(

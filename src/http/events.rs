@@ -23,7 +23,6 @@ use self::query::{PollQuery, StreamQuery, Wanted};
 use super::call::Call;
 use super::scope::{EventsRead, EventsReadStream};
 use super::{ApiState, Nothing};
-use crate::credentials::Ended;
 use crate::problem::{ApiError, Code, Problems};
 use crate::ws::Sockets;
 
@@ -113,12 +112,12 @@ async fn list_events(
         bytes: 0,
         looked_at: 0,
     };
-    let (mut stopping, mut ended) = (api.stopping.clone(), call.caller().ended());
+    let mut stopping = api.stopping.clone();
     tokio::select! {
         found = poll.run(until) => found?,
         // Whoever waits at the end of the gateway gets what there is.
         _ = stopping.wait_for(|it| *it) => {}
-        _ = ended.wait_for(|it| *it != Ended::No) => return Err(ApiError::new(Code::Unauthenticated)),
+        () = call.caller().over(&*api.clock) => return Err(ApiError::new(Code::Unauthenticated)),
     }
     Ok(poll.answer())
 }

@@ -1,5 +1,6 @@
-//! Retries of calls whose effect can't take the claim to the key into its own commit: the answer is kept in a commit
-//! of its own, right after the effect. A send is not among them: its claim is written with the message.
+//! Retries of calls. Where the effect takes the claim to the key into its own commit, the answer is kept with it; where
+//! there is no such commit, or to do it twice is to do it once, the answer is kept in one of its own, right after the
+//! effect. A send is not among them: the writer alone settles its claim.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -143,21 +144,35 @@ pub(crate) async fn once<S>(
     operation: &'static str,
     work: impl AsyncFnOnce() -> Result<Reply, ApiError>,
 ) -> Result<Reply, ApiError> {
+    once_with_effect(api, call, operation, async |claim| {
+        let reply = work().await?;
+        match claim.filter(|_| reply.is_kept()) {
+            Some(claim) => keep(&*api.store, call.tenant(), claim, reply).await,
+            None => Ok(reply),
+        }
+    })
+    .await
+}
+
+/// As [`once`], for work that itself writes the answer, in one commit with its effect, under the claim that it is given.
+///
+/// # Errors
+///
+/// As [`once`].
+pub(crate) async fn once_with_effect<S>(
+    api: &ApiState,
+    call: &Call<S>,
+    operation: &'static str,
+    work: impl AsyncFnOnce(Option<Claim>) -> Result<Reply, ApiError>,
+) -> Result<Reply, ApiError> {
     let Some(claim) = call.claim(operation)? else {
-        return work().await;
+        return work(None).await;
     };
     let tenant = call.tenant();
     let _turn = api.idempotency.turn(tenant, &claim, TWIN_TIME_MAX).await?;
     match api.store.kept_answer(tenant, operation, &claim.key).await? {
         Some(kept) => replay(kept, &claim.fingerprint),
-        None => {
-            let reply = work().await?;
-            if reply.is_kept() {
-                keep(&*api.store, tenant, claim, reply).await
-            } else {
-                Ok(reply)
-            }
-        }
+        None => work(Some(claim)).await,
     }
 }
 

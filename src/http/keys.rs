@@ -15,11 +15,11 @@ use utoipa_axum::routes;
 
 use super::ApiState;
 use super::call::{Call, present};
-use super::idempotency::{once, or_kept};
+use super::idempotency::{once_with_effect, or_kept};
 use super::paging::{Page, PageQuery, Walk, cut};
 use super::reply::Reply;
 use super::scope::KeysWrite;
-use crate::credentials::NewKey;
+use crate::credentials::{NewKey, draw_secret};
 use crate::problem::{ApiError, Code, Problems};
 
 const NAME_CHARS_MAX: usize = 100;
@@ -139,13 +139,16 @@ async fn create_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
             .await
             .map(Reply::from);
     }
-    once(&api, &call, "create_key", async || {
-        let (record, secret) = api.credentials.create_key(wanted).await?;
+    once_with_effect(&api, &call, "create_key", async |claim| {
+        let (record, secret) = api.credentials.draw_key(wanted);
         let shown = KeyWithSecret {
             key: Key::of(&api, &record).await?,
             secret: secret.expose().to_owned(),
         };
-        Ok(Reply::created(format!("/v1/keys/{}", record.id), &shown)?.secret(&["secret"]))
+        let reply = Reply::created(format!("/v1/keys/{}", record.id), &shown)?.secret(&["secret"]);
+        let kept = claim.map(|it| (it, reply.to_answer()));
+        let replayed = api.credentials.create_key(record, kept).await?;
+        Ok(replayed.map_or(reply, Reply::from))
     })
     .await
 }
@@ -382,13 +385,16 @@ async fn rotate_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
     );
     // Whoever holds the new secret holds the key's rights.
     check_rights(&api, &call, record.scopes, &record.devices, faults).await?;
-    once(&api, &call, "rotate_key", async || {
-        let (record, secret) = api.credentials.rotate_key(&record, overlap).await?;
+    once_with_effect(&api, &call, "rotate_key", async |claim| {
+        let (after, secret) = draw_secret(&record);
         let shown = KeyWithSecret {
-            key: Key::of(&api, &record).await?,
+            key: Key::of(&api, &after).await?,
             secret: secret.expose().to_owned(),
         };
-        Ok(Reply::ok(&shown)?.secret(&["secret"]))
+        let reply = Reply::ok(&shown)?.secret(&["secret"]);
+        let kept = claim.map(|it| (it, reply.to_answer()));
+        let rotated = api.credentials.rotate_key(&record, after, overlap, kept);
+        Ok(rotated.await?.map_or(reply, Reply::from))
     })
     .await
 }

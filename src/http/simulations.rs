@@ -98,7 +98,10 @@ struct SimulateScan {
 /// Plays the phone that scans the QR; waits up to 5 s for one.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/simulations/scan", operation_id = "simulate_scan", tag = "simulations",
-    params(("device" = DeviceId, Path, description = "A simulated device.")),
+    params(
+        ("device" = DeviceId, Path, description = "A simulated device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body scan once."),
+    ),
     request_body = SimulateScan,
     responses((status = 202, description = "Scanned.", body = Played), (status = 200, description = "It was linked already.", body = Played), Problems),
 )]
@@ -232,7 +235,10 @@ struct SimulateReceipt {
 /// Plays a receipt for a message of the device.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/simulations/receipts", operation_id = "simulate_receipt", tag = "simulations",
-    params(("device" = DeviceId, Path, description = "A simulated device.")),
+    params(
+        ("device" = DeviceId, Path, description = "A simulated device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body play one receipt."),
+    ),
     request_body = SimulateReceipt,
     responses((status = 202, description = "Played.", body = Played), Problems),
 )]
@@ -308,7 +314,10 @@ struct SimulatePresence {
 /// Plays that somebody comes, goes or types.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/simulations/presence", operation_id = "simulate_presence", tag = "simulations",
-    params(("device" = DeviceId, Path, description = "A simulated device.")),
+    params(
+        ("device" = DeviceId, Path, description = "A simulated device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body play once."),
+    ),
     request_body = SimulatePresence,
     responses((status = 202, description = "Played.", body = Played), Problems),
 )]
@@ -359,7 +368,10 @@ struct SimulateConnection {
 /// Plays what happens to the connection of the device.
 #[utoipa::path(
     post, path = "/v1/devices/{device}/simulations/connection", operation_id = "simulate_connection", tag = "simulations",
-    params(("device" = DeviceId, Path, description = "A simulated device.")),
+    params(
+        ("device" = DeviceId, Path, description = "A simulated device."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body play once."),
+    ),
     request_body = SimulateConnection,
     responses((status = 202, description = "Played.", body = Played), Problems),
 )]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actors::model::{DeviceId, ScopeSet, Tenant, TenantId, TenantLimits};
+use actors::model::{DeviceId, Scope, ScopeSet, Tenant, TenantId, TenantLimits};
 use actors::node::NodeHandle;
 use actors::ports::Store;
 use async_trait::async_trait;
@@ -58,9 +58,20 @@ impl Desk for OperatorDesk {
                 name,
                 devices,
             } => {
-                let name = checked_name(name.unwrap_or_else(|| KEY_NAME.to_owned()))?;
+                let name = checked_key_name(name)?;
                 self.create_key(tenant, scopes.as_deref(), name, devices)
                     .await
+            }
+            Command::AdminKeyCreate { name } => {
+                let wanted = NewKey {
+                    tenant: TenantId::GATEWAY,
+                    name: checked_key_name(name)?,
+                    scopes: [Scope::AdminTenants].into_iter().collect(),
+                    devices: Vec::new(),
+                    allowed_ips: Vec::new(),
+                    expires_at: None,
+                };
+                self.make_key(wanted).await
             }
             Command::KeyList { tenant } => {
                 let keys = self.store.keys(self.tenant(tenant)?.id).await?;
@@ -97,7 +108,10 @@ impl OperatorDesk {
         let tenant = self.tenant(id)?;
         let devices = self.store.devices(id).await?;
         let keys = self.store.keys(id).await?;
-        Ok(json!({ "tenant": *tenant, "devices": devices.len(), "keys": keys.len() }))
+        let limits = self.credentials.limited((*tenant).clone()).limits;
+        Ok(
+            json!({ "tenant": *tenant, "limits": limits, "devices": devices.len(), "keys": keys.len() }),
+        )
     }
 
     async fn limit_tenant(&self, id: TenantId, set: LimitChanges) -> Result<Value, Refusal> {
@@ -135,7 +149,12 @@ impl OperatorDesk {
             allowed_ips: Vec::new(),
             expires_at: None,
         };
-        let (key, secret) = self.credentials.create_key(wanted).await?;
+        self.make_key(wanted).await
+    }
+
+    async fn make_key(&self, wanted: NewKey) -> Result<Value, Refusal> {
+        let (key, secret) = self.credentials.draw_key(wanted);
+        self.credentials.create_key(key.clone(), None).await?;
         Ok(json!({ "key": key.to_key(), "secret": secret.expose() }))
     }
 }
@@ -149,6 +168,10 @@ fn checked_name(name: String) -> Result<String, Refusal> {
         return Err(Refusal::invalid(rule));
     }
     Ok(name)
+}
+
+fn checked_key_name(name: Option<String>) -> Result<String, Refusal> {
+    checked_name(name.unwrap_or_else(|| KEY_NAME.to_owned()))
 }
 
 fn checked_scopes(scopes: Option<&str>) -> Result<ScopeSet, Refusal> {

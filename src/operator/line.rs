@@ -27,7 +27,8 @@ pub enum Command {
     },
     /// All tenants: `{"tenants"}`.
     TenantList {},
-    /// One tenant and what it has: `{"tenant", "devices", "keys"}`, the last two as numbers.
+    /// One tenant and what it has: `{"tenant", "limits", "devices", "keys"}`, the last two as numbers. The tenant shows its
+    /// own limits, `limits` are those that count.
     TenantShow {
         /// Which one.
         tenant: TenantId,
@@ -53,6 +54,12 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         devices: Vec<DeviceId>,
     },
+    /// Makes an admin key: `{"key", "secret"}`. The secret is told this once.
+    AdminKeyCreate {
+        /// Its name, for people; `operator` where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
     /// The keys of a tenant: `{"keys"}`.
     KeyList {
         /// Whose.
@@ -76,7 +83,7 @@ pub enum Command {
     StoreBackupState {},
 }
 
-/// The limits of a tenant that change; 0 means no limit.
+/// The limits of a tenant that change; 0 means none of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitChanges {
@@ -209,6 +216,7 @@ mod tests {
             Command::KeyRevoke {
                 key: KeyId::from_u128(9),
             },
+            Command::AdminKeyCreate { name: None },
             Command::JwtRotate {},
             Command::StoreBackup {
                 path: PathBuf::from("/backups/today"),

@@ -360,7 +360,11 @@ impl Session {
     fn told(&mut self, told: &Told) -> Result<(), End> {
         match told {
             Told::Stopping => self.leave(),
-            Told::Credential(Ended::No) => {}
+            Told::Credential(Ended::No | Ended::At(_)) => {
+                if let Some(caller) = self.caller.take() {
+                    self.watch(caller);
+                }
+            }
             Told::Credential(Ended::Revoked) => return Err(Close::Unauthenticated.into()),
             Told::Credential(Ended::Narrowed) => return Err(Close::ScopesChanged.into()),
             Told::Consumer(AttachmentEnd::Replaced | AttachmentEnd::Deleted) => {

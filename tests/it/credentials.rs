@@ -295,6 +295,93 @@ async fn a_ticket_is_narrow_and_ends_with_its_key() {
     house.close().await;
 }
 
+async fn only_a_valid_token_of_the_same_tenant_is_active() {
+    let house = House::open().await;
+    let neighbour = house.tenant().await;
+    let wish = json!({"scopes": ["devices:read"]});
+    let made = house
+        .post("/v1/auth/tokens", wish.clone())
+        .await
+        .expect(201);
+    let token = made["access_token"].as_str().unwrap();
+    let theirs = neighbour.post("/v1/auth/tokens", wish).await.expect(201);
+    let theirs = theirs["access_token"].as_str().unwrap();
+    let told = introspected(&house, token).await;
+    assert_eq!(
+        (&told["active"], &told["scope"]),
+        (&json!(true), &json!("devices:read"))
+    );
+    assert_eq!(
+        (&told["tenant"], &told["key"]),
+        (&json!(house.tenant_id()), &json!(house.key_id()))
+    );
+    assert_eq!(told["exp"], verified(&house, token).await["exp"]);
+    for other in [theirs, house.secret(), "nonsense"] {
+        assert_eq!(
+            introspected(&house, other).await,
+            json!({"active": false}),
+            "{other}"
+        );
+    }
+    assert_eq!(introspected(&neighbour, theirs).await["active"], true);
+    house.close().await;
+}
+
+async fn a_token_is_ended_before_its_time_by_its_tenant_alone() {
+    let mut house = House::open().await;
+    let neighbour = house.tenant().await;
+    let made = house.post("/v1/auth/tokens", json!({})).await.expect(201);
+    let token = made["access_token"].as_str().unwrap();
+    let client = house.with(token);
+    let mut socket = client.socket().await;
+    let revoke = "/v1/auth/revoke";
+    let body = json!({"token": token});
+    assert_eq!(
+        neighbour.post(revoke, body.clone()).await.expect(200),
+        json!({})
+    );
+    client.get("/v1/me").await.expect(200);
+    let form = house
+        .call("POST", revoke)
+        .raw(FORM, format!("token={token}"));
+    assert_eq!(form.send().await.expect(200), json!({}));
+    assert_eq!(socket.until_close().await, 4401);
+    client.get("/v1/me").await.problem(401, "unauthenticated");
+    assert_eq!(introspected(&house, token).await, json!({"active": false}));
+    for again in [body, json!({"token": "nonsense"})] {
+        assert_eq!(house.post(revoke, again).await.expect(200), json!({}));
+    }
+    house.restart().await;
+    client.get("/v1/me").await.problem(401, "unauthenticated");
+    house.close().await;
+}
+
+async fn a_token_that_ends_closes_its_socket() {
+    let house = House::open().await;
+    let wish = json!({"ttl_seconds": 6});
+    let made = house.post("/v1/auth/tokens", wish).await.expect(201);
+    let client = house.with(made["access_token"].as_str().unwrap());
+    let mut socket = client.socket().await;
+    socket.subscribe(json!({}), "now").await;
+    let notice = socket.until_op("notice").await;
+    assert_eq!(notice["code"], "token_expires", "{notice}");
+    assert_eq!(socket.until_close().await, 4200);
+    house.close().await;
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// What a token is, asked in both forms.
+async fn introspected(client: &Client, token: &str) -> Value {
+    let path = "/v1/auth/introspect";
+    let told = client.post(path, json!({"token": token})).await.expect(200);
+    let form = client
+        .call("POST", path)
+        .raw(FORM, format!("token={token}"));
+    assert_eq!(form.send().await.expect(200), told);
+    told
+}
+
 /// The claims of a token that verifies with `/.well-known/jwks.json`.
 async fn verified(client: &Client, token: &str) -> Value {
     let set: JwkSet =
@@ -386,4 +473,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_key_tells_when_and_from_where_it_was_last_used,
     a_token_or_ticket_names_devices_that_are_there,
     what_a_key_always_has_can_not_be_erased,
+    only_a_valid_token_of_the_same_tenant_is_active,
+    a_token_is_ended_before_its_time_by_its_tenant_alone,
+    a_token_that_ends_closes_its_socket,
 ];

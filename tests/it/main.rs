@@ -19,6 +19,8 @@ mod events;
 mod fuzz;
 mod idempotency;
 mod isolation;
+mod keys;
+mod me;
 mod messages;
 mod operations;
 mod paging;
@@ -48,6 +50,8 @@ const SUITES: &[&[&[Case]]] = &[
         fuzz::CASES,
         idempotency::CASES,
         isolation::CASES,
+        keys::CASES,
+        me::CASES,
         messages::CASES,
         operations::CASES,
         paging::CASES,

@@ -351,9 +351,16 @@ impl Chatting {
         let done = move |outcome| {
             reply.send(match outcome {
                 Outcome::Committed { cursor: _ } => Ok(row),
-                // Reading twice is reading once: the present row is as good an answer as the first one.
-                Outcome::Replayed(_) => Ok(row),
-                Outcome::Mismatch => Err(CommandError::IdempotencyMismatch),
+                // Reading twice is reading once: the present row is as good an answer as the first one. But it was not
+                // written, so it is not what the store holds.
+                Outcome::Replayed(_) => {
+                    stale(&myself);
+                    Ok(row)
+                }
+                Outcome::Mismatch => {
+                    stale(&myself);
+                    Err(CommandError::IdempotencyMismatch)
+                }
                 Outcome::Failed(error) => {
                     stale(&myself);
                     Err(failed(&error))

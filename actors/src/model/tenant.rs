@@ -17,6 +17,21 @@ pub struct TenantLimits {
     pub requests_per_second: u32,
 }
 
+impl TenantLimits {
+    /// What counts where these are a tenant's own: `defaults` stand in for what it has no limit of its own for.
+    #[must_use]
+    pub const fn or(self, defaults: Self) -> Self {
+        const fn first(own: u32, default: u32) -> u32 {
+            if own == 0 { default } else { own }
+        }
+        Self {
+            devices: first(self.devices, defaults.devices),
+            connections: first(self.connections, defaults.connections),
+            requests_per_second: first(self.requests_per_second, defaults.requests_per_second),
+        }
+    }
+}
+
 /// A tenant as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Tenant {
@@ -24,7 +39,7 @@ pub struct Tenant {
     pub id: TenantId,
     /// Its name, for people.
     pub name: String,
-    /// What it may use.
+    /// What it may use; 0 where the configured limit counts.
     pub limits: TenantLimits,
     /// When it was made.
     pub created_at: Timestamp,

@@ -214,13 +214,10 @@ impl Working {
             return Err(CommandError::Busy);
         }
         let devices = self.shared.devices.read();
-        let own = usize::try_from(self.shared.record().limits.devices).unwrap_or(usize::MAX);
-        let max = if own == 0 {
-            self.shared.base().limits.devices_max
-        } else {
-            own
-        };
-        if max <= devices.len().saturating_add(self.making) {
+        let defaults = self.shared.base().limits.tenant_defaults;
+        let max = self.shared.record().limits.or(defaults).devices;
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        if 0 < max && max <= devices.len().saturating_add(self.making) {
             return Err(CommandError::LimitReached("devices"));
         }
         let Some(number) = &draft.number else {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::log::{Entry, Facts, Heard, Listener, Opened, Reset};
-use actors::model::Timestamp;
 use actors::ports::Clock;
 use axum::body::{Body, Bytes};
 use futures_util::stream;
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::query::Wanted;
-use crate::credentials::{Caller, Ended};
+use crate::credentials::Caller;
 use crate::http::ApiState;
 use crate::ws::{Delivery, Place, Verdict};
 
@@ -35,7 +34,6 @@ pub(super) struct Feed {
     max_lag: u64,
     is_over: bool,
     caller: Caller,
-    ended: watch::Receiver<Ended>,
     stopping: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
     _place: Place,
@@ -61,7 +59,6 @@ impl Feed {
             chunk: String::new(),
             max_lag: api.config.streams.max_lag,
             is_over: false,
-            ended: caller.ended(),
             caller,
             stopping: api.stopping.clone(),
             clock: Arc::clone(&api.clock),
@@ -91,15 +88,10 @@ impl Feed {
             if self.is_over {
                 return None;
             }
-            let expires = self
-                .caller
-                .expires_at()
-                .map(|at| Instant::now() + at.since(self.now()));
             let heard = tokio::select! {
                 heard = self.listener.next(&mut self.queue, TAKE_MAX) => heard,
                 _ = self.stopping.wait_for(|it| *it) => return None,
-                _ = self.ended.wait_for(|it| *it != Ended::No) => return None,
-                () = sleep_until(expires) => return None,
+                () = self.caller.over(&*self.clock) => return None,
                 () = tokio::time::sleep_until(comment_at) => return Some(Bytes::from_static(b":\n\n")),
             };
             match heard {
@@ -110,10 +102,6 @@ impl Feed {
                 }
             }
         }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.clock.now()
     }
 
     fn fill(&mut self) {
@@ -189,12 +177,5 @@ impl Feed {
         let id = id.map(|it| format!("id: {it}\n")).unwrap_or_default();
         // Writing to memory can't fail.
         let _written = write!(self.chunk, "event: {name}\n{id}data: {data}\n\n");
-    }
-}
-
-async fn sleep_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

@@ -277,16 +277,18 @@ impl Session {
         Ok(())
     }
 
-    fn watch(&mut self, caller: Caller) {
+    pub(super) fn watch(&mut self, caller: Caller) {
+        let mut ended = caller.ended();
+        // Looked at before its end is, so that no change falls between the two.
+        let known = *ended.borrow();
         let expires = caller
             .expires_at()
             .map(|at| Instant::now() + at.since(self.now()));
         self.clocks.known(expires);
         self.aside.get_mut().credential.clear();
-        let mut ended = caller.ended();
         self.aside.get_mut().credential.push(boxed(async move {
-            let told = ended.wait_for(|it| *it != Ended::No).await.map(|it| *it);
-            Told::Credential(told.unwrap_or(Ended::Revoked))
+            let told = ended.wait_for(|it| it.is_over() || *it != known).await;
+            Told::Credential(told.map_or(Ended::Revoked, |it| *it))
         }));
         self.caller = Some(caller);
     }

@@ -58,6 +58,16 @@ impl Operator {
         Client::new(base, wish["tenant"].as_str().unwrap(), id, secret)
     }
 
+    /// Makes an admin key.
+    pub(crate) async fn admin_key(&self, base: &Base) -> Client {
+        let made = self.ask(&json!({"command": "admin_key_create"})).await;
+        let secret = made["secret"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no key: {made}"));
+        let id = made["key"]["id"].as_str().expect("a key's id");
+        Client::new(base, "", id, secret)
+    }
+
     /// Takes a key back.
     pub(crate) async fn revoke(&self, key: &str) {
         let gone = self

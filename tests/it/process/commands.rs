@@ -57,6 +57,35 @@ async fn a_tenant_and_a_key_are_made_on_the_command_line() {
     assert!(gateway.terminate().await.success());
 }
 
+async fn an_admin_key_is_made_on_the_command_line() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut gateway = Binary::serve(&data).await;
+    let at = data.to_str().unwrap();
+    let words = ["admin-key", "create", "--name", "watch"];
+    let made = json(&[&words[..], &["--data", at, "--json"]].concat()).await;
+    let key = &made["key"];
+    assert_eq!(
+        (&key["kind"], &key["name"], &key["scopes"]),
+        (
+            &"adm".into(),
+            &"watch".into(),
+            &serde_json::json!(["admin:tenants"])
+        )
+    );
+    let base = Base::default();
+    base.set(gateway.url());
+    let secret = made["secret"].as_str().unwrap();
+    let client = crate::house::Client::new(&base, "", key["id"].as_str().unwrap(), secret);
+    client.get("/v1/me").await.problem(403, "forbidden");
+    let metrics = client.call("GET", "/metrics");
+    let metrics = metrics.header("x-forwarded-for", "192.0.2.1").send();
+    metrics.await.expect(200);
+    let (code, stdout, _) = run(buho(&["admin-key", "create", "--data", at])).await;
+    assert!(code == Some(0) && stdout.contains("buho_adm_"), "{stdout}");
+    assert!(gateway.terminate().await.success());
+}
+
 async fn a_command_for_people_says_its_ids_in_words() {
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
@@ -105,6 +134,7 @@ async fn what_the_gateway_refuses_is_told_and_fails() {
 
 pub(crate) const CASES: &[Case] = cases![
     a_tenant_and_a_key_are_made_on_the_command_line,
+    an_admin_key_is_made_on_the_command_line,
     a_command_for_people_says_its_ids_in_words,
     without_a_gateway_a_command_fails_with_one_line.embedded(),
     what_the_gateway_refuses_is_told_and_fails,

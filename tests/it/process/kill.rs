@@ -1,19 +1,24 @@
 //! SIGKILL at any moment: nothing acknowledged is lost, nothing is said twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::json;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
 use super::auditor::{Auditor, Sender};
 use super::binary::Binary;
-use crate::house::{Case, Client, Device, Dice, cases, seed};
+use crate::house::{Case, Client, Device, Dice, cases, seed, until, walk};
 
 const KILLS: usize = 25;
 const ACKNOWLEDGEMENTS: usize = 20_000;
 const SENDERS: usize = 8;
+const KEY_KILLS: usize = 6;
+/// So many keys are never made before the makers shall end.
+const ENOUGH: usize = 1_000_000;
 
 async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
     let folder = tempdir().unwrap();
@@ -63,6 +68,58 @@ async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
     gateway.kill().await;
 }
 
+async fn a_key_made_under_an_idempotency_key_is_made_once_over_kills() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let seed = seed("a_key_made_under_an_idempotency_key_is_made_once_over_kills");
+    let mut dice = Dice::new(seed);
+    let mut gateway = Binary::serve(&data).await;
+    let client = gateway.tenant().await;
+    let told = AtomicUsize::new(0);
+    let makers = join_all((0..SENDERS).map(|index| make_keys(&client, index, &told)));
+    let kills = async {
+        for round in 1..=KEY_KILLS {
+            let wanted = told.load(Ordering::SeqCst) + round;
+            until("more keys are made", async || {
+                wanted <= told.load(Ordering::SeqCst)
+            })
+            .await;
+            let pause = u64::try_from(dice.below(25)).unwrap();
+            sleep(Duration::from_millis(pause)).await;
+            gateway.kill().await;
+            gateway = Binary::serve(&data).await;
+            gateway.lead(&client);
+        }
+        told.fetch_add(ENOUGH, Ordering::SeqCst);
+    };
+    let (made, ()) = tokio::join!(makers, kills);
+    let mut made = made.concat();
+    let keys = walk(&client, "/v1/keys").await;
+    let name = |key: &Value| key["name"].as_str().unwrap().to_owned();
+    let mut names: Vec<_> = keys.iter().map(name).filter(|it| it != "test").collect();
+    names.sort();
+    made.sort();
+    assert_eq!(names, made, "each once");
+    assert!(gateway.terminate().await.success());
+}
+
+/// Makes one key after the other, each until it is acknowledged, for as long as not enough was told; gives their names.
+async fn make_keys(client: &Client, index: usize, told: &AtomicUsize) -> Vec<String> {
+    let mut made = Vec::new();
+    while told.load(Ordering::SeqCst) < ENOUGH {
+        let name = format!("k{index}-{}", made.len());
+        let body = json!({"name": name, "scopes": ["devices:read"]});
+        until("the key is made", async || {
+            let call = client.call("POST", "/v1/keys").once(&name).json(&body);
+            call.attempt().await.is_ok_and(|it| it.status == 201)
+        })
+        .await;
+        told.fetch_add(1, Ordering::SeqCst);
+        made.push(name);
+    }
+    made
+}
+
 /// Waits until the network has everything, as long as there is progress.
 pub(super) async fn until_settled(client: &Client, devices: &[Device]) {
     let mut head = String::new();
@@ -87,5 +144,7 @@ pub(super) async fn until_settled(client: &Client, devices: &[Device]) {
     panic!("messages wait and nothing happens any more");
 }
 
-pub(crate) const CASES: &[Case] =
-    cases![twenty_five_kills_lose_nothing_that_was_acknowledged.threaded()];
+pub(crate) const CASES: &[Case] = cases![
+    twenty_five_kills_lose_nothing_that_was_acknowledged.threaded(),
+    a_key_made_under_an_idempotency_key_is_made_once_over_kills.threaded(),
+];
