@@ -94,13 +94,8 @@ async fn create_device(
     };
     draft.check().map_err(ApiError::invalid)?;
     let claim = call.claim("create_device")?;
-    match api
-        .node
-        .awake(call.tenant())
-        .await?
-        .create_device(draft, claim)
-        .await?
-    {
+    let tenant = api.node.awake(call.tenant()).await?;
+    match call.enters(tenant.create_device(draft, claim)).await? {
         CreatedDevice::Made(device) => {
             Reply::created(format!("/v1/devices/{}", device.id), &*device)
         }
@@ -184,6 +179,7 @@ async fn read_device(
     call: Call<DevicesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
+    call.no_query()?;
     Reply::ok(&device.record().to_device())
 }
 
@@ -227,7 +223,7 @@ async fn update_device(
     let record = if patch.is_empty() {
         device.record()
     } else {
-        device.patch(patch).await?
+        call.enters(device.patch(patch)).await?
     };
     Reply::ok(&record.to_device())
 }
@@ -254,11 +250,9 @@ async fn delete_device(
     call: Call<DevicesWrite>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    api.node
-        .awake(call.tenant())
-        .await?
-        .remove_device(device.id())
-        .await?;
+    call.no_query()?;
+    let tenant = api.node.awake(call.tenant()).await?;
+    call.enters(tenant.remove_device(device.id())).await?;
     Ok(Reply::no_content())
 }
 
@@ -327,7 +321,7 @@ async fn connect_device(
     once(&api, &call, "connect_device", async || {
         let was_connected = device.record().session.state == DeviceState::Connected;
         let mut changes = device.changes();
-        device.connect().await?;
+        call.enters(device.connect()).await?;
         let settled = async {
             while device.qr().is_none()
                 && device.record().session.state == DeviceState::Connecting
@@ -367,6 +361,7 @@ async fn read_device_qr(
     call: Call<DevicesReadQr>,
 ) -> Result<Response, ApiError> {
     let device = api.device(&call).await?;
+    call.no_query()?;
     let qr = device
         .qr()
         .ok_or_else(|| ApiError::new(Code::StateConflict).detail("no QR is being shown"))?;
@@ -448,7 +443,7 @@ async fn disconnect_device(
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "disconnect_device", async || {
-        device.disconnect().await?;
+        call.enters(device.disconnect()).await?;
         Reply::ok(&device.session())
     })
     .await
@@ -467,7 +462,7 @@ async fn restart_device(
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "restart_device", async || {
-        device.restart().await?;
+        call.enters(device.restart()).await?;
         Reply::ok(&device.session())
     })
     .await
@@ -486,7 +481,7 @@ async fn logout_device(
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "logout_device", async || {
-        device.logout().await?;
+        call.enters(device.logout()).await?;
         Reply::ok(&device.session())
     })
     .await

@@ -19,12 +19,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ApiState;
 use super::call::{Call, Limit, claim_of, typed};
 use super::idempotency::once;
 use super::paging::{LIMIT_DEFAULT, Page, Walk};
 use super::reply::Reply;
 use super::scope::{MessagesRead, MessagesWrite};
-use super::{ApiState, Nothing};
 use crate::problem::{ApiError, Code, Problem, Problems};
 
 const BATCH_MAX: usize = 1_000;
@@ -140,7 +140,7 @@ async fn send_message(
         .map_err(ApiError::invalid)?;
     check_reply(&api, &device, &draft, "").await?;
     let claim = call.claim(SEND)?;
-    let sent = device.send(to, draft, claim).await?;
+    let sent = call.enters(device.send(to, draft, claim)).await?;
     let replayed = sent.replayed;
     let reply = Reply::accepted(&Taken::from(sent))?;
     Ok(if replayed { reply.replayed() } else { reply })
@@ -260,6 +260,7 @@ async fn send_message_batch(
             let implied = key.as_ref().map(|it| format!("{it}#{place}"));
             waiting.push(place_item(&api, &device, item, implied, &prefix, deadline).await);
         }
+        call.entered();
         let sent = join_all(
             waiting
                 .into_iter()
@@ -405,7 +406,9 @@ async fn read_message(
     call: Call<MessagesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    Reply::ok(&find(&api, &call, &device).await?)
+    let message = find(&api, &call, &device).await?;
+    call.no_query()?;
+    Reply::ok(&message)
 }
 
 async fn find(
@@ -446,10 +449,10 @@ async fn list_message_receipts(
     call: Call<MessagesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    let Nothing {} = call.query()?;
+    let Message { body, state, .. } = find(&api, &call, &device).await?;
+    call.no_query()?;
     let (walk, _) =
         Walk::start::<MessageId>(&api, call.tenant(), "list_message_receipts", &(), None)?;
-    let Message { body, state, .. } = find(&api, &call, &device).await?;
     let receipt = Receipt {
         participant: body.to,
         status: state.status,
