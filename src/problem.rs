@@ -237,6 +237,12 @@ impl ApiError {
         self
     }
 
+    /// As [`Self::after`], and by chance up to nine seconds more: those who were refused together shall not come back
+    /// together.
+    pub(crate) fn after_about(self, seconds: u64) -> Self {
+        self.after(seconds.max(1).saturating_add(rand::random_range(0..=9)))
+    }
+
     /// Keeps the cause for the log.
     pub(crate) fn because(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.cause = Some(Box::new(cause));

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::ApiState;
-use super::call::Call;
+use super::call::{Call, NoQuery};
 use super::idempotency::once;
 use super::reply::Reply;
 use super::scope::{Any, AnyWithForm};
@@ -352,7 +352,7 @@ struct TokenKeys {
     get, path = "/.well-known/jwks.json", operation_id = "list_token_keys", tag = "auth", security(()),
     responses((status = 200, description = "The keys.", body = TokenKeys), Problems),
 )]
-async fn list_token_keys(State(api): State<ApiState>) -> Result<Reply, ApiError> {
+async fn list_token_keys(State(api): State<ApiState>, _: NoQuery) -> Result<Reply, ApiError> {
     Reply::ok(&TokenKeys {
         keys: api.credentials.jwks(),
     })

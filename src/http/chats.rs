@@ -81,7 +81,9 @@ async fn list_chats(State(api): State<ApiState>, call: Call<ChatsRead>) -> Resul
 )]
 async fn read_chat(State(api): State<ApiState>, call: Call<ChatsRead>) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    Reply::ok(&find(&api, &call, device.id()).await?)
+    let chat = find(&api, &call, device.id()).await?;
+    call.no_query()?;
+    Reply::ok(&chat)
 }
 
 async fn find<S>(api: &ApiState, call: &Call<S>, device: DeviceId) -> Result<Chat, ApiError> {
@@ -317,6 +319,7 @@ async fn update_chat_presence(
         )));
     }
     let span = body.for_ms.map(|it| Duration::from_millis(it.into()));
-    device.type_for(chat, body.presence, span).await?;
+    call.enters(device.type_for(chat, body.presence, span))
+        .await?;
     Ok(Reply::no_content())
 }

@@ -8,13 +8,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ApiState;
 use super::call::Call;
 use super::events::{gone, parse_start};
 use super::idempotency::once;
 use super::paging::{Page, PageQuery, Walk, cut};
 use super::reply::Reply;
 use super::scope::EventsRead;
-use super::{ApiState, Nothing};
 use crate::problem::{ApiError, Problems};
 
 pub(super) fn router() -> OpenApiRouter<ApiState> {
@@ -104,7 +104,7 @@ async fn read_consumer(
     let name: ConsumerName = call.path("name")?;
     let log = api.node.log_of(call.tenant()).await?;
     let consumer = log.consumer(&name).await?;
-    call.query::<Nothing>()?;
+    call.no_query()?;
     Reply::ok(&ConsumerBody::of(&consumer, log.log()))
 }
 
@@ -121,7 +121,7 @@ async fn delete_consumer(
     let name: ConsumerName = call.path("name")?;
     let log = api.node.log_of(call.tenant()).await?;
     log.consumer(&name).await?;
-    call.query::<Nothing>()?;
+    call.no_query()?;
     log.delete(name).await?;
     Ok(Reply::no_content())
 }
@@ -143,7 +143,6 @@ async fn seek_consumer(
     let name: ConsumerName = call.path("name")?;
     let log = api.node.log_of(call.tenant()).await?;
     log.consumer(&name).await?;
-    call.query::<Nothing>()?;
     let start = parse_start(&call.body::<Seek>()?.after, "/after")?;
     once(&api, &call, "seek_consumer", async || {
         let opened = log.listen(start).await?;

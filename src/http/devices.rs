@@ -96,13 +96,8 @@ async fn create_device(
     let claim = call.claim("create_device")?;
     // A twin would meet the number, or the place, that the first call has taken for itself.
     let _turn = turn_of(&api, call.tenant(), claim.as_ref()).await?;
-    match api
-        .node
-        .awake(call.tenant())
-        .await?
-        .create_device(draft, claim)
-        .await?
-    {
+    let tenant = api.node.awake(call.tenant()).await?;
+    match call.enters(tenant.create_device(draft, claim)).await? {
         CreatedDevice::Made(device) => {
             Reply::created(format!("/v1/devices/{}", device.id), &*device)
         }
@@ -184,6 +179,7 @@ async fn read_device(
     call: Call<DevicesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
+    call.no_query()?;
     Reply::ok(&device.record().to_device())
 }
 
@@ -226,7 +222,7 @@ async fn update_device(
     let record = if patch.is_empty() {
         device.record()
     } else {
-        device.patch(patch).await?
+        call.enters(device.patch(patch)).await?
     };
     Reply::ok(&record.to_device())
 }
@@ -242,11 +238,9 @@ async fn delete_device(
     call: Call<DevicesWrite>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    api.node
-        .awake(call.tenant())
-        .await?
-        .remove_device(device.id())
-        .await?;
+    call.no_query()?;
+    let tenant = api.node.awake(call.tenant()).await?;
+    call.enters(tenant.remove_device(device.id())).await?;
     Ok(Reply::no_content())
 }
 
@@ -318,7 +312,7 @@ async fn connect_device(
     once(&api, &call, "connect_device", async || {
         let was_connected = device.record().session.state == DeviceState::Connected;
         let mut changes = device.changes();
-        device.connect().await?;
+        call.enters(device.connect()).await?;
         let settled = async {
             while device.qr().is_none()
                 && device.record().session.state == DeviceState::Connecting
@@ -358,6 +352,7 @@ async fn read_device_qr(
     call: Call<DevicesReadQr>,
 ) -> Result<Response, ApiError> {
     let device = api.device(&call).await?;
+    call.no_query()?;
     let qr = device
         .qr()
         .ok_or_else(|| ApiError::new(Code::StateConflict).detail("no QR is being shown"))?;
@@ -442,7 +437,7 @@ async fn disconnect_device(
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "disconnect_device", async || {
-        device.disconnect().await?;
+        call.enters(device.disconnect()).await?;
         Reply::ok(&device.session())
     })
     .await
@@ -464,7 +459,7 @@ async fn restart_device(
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "restart_device", async || {
-        device.restart().await?;
+        call.enters(device.restart()).await?;
         Reply::ok(&device.session())
     })
     .await
@@ -486,7 +481,7 @@ async fn logout_device(
     let device = api.device(&call).await?;
     let Nothing {} = call.body()?;
     once(&api, &call, "logout_device", async || {
-        device.logout().await?;
+        call.enters(device.logout()).await?;
         Reply::ok(&device.session())
     })
     .await

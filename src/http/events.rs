@@ -20,9 +20,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::query::{PollQuery, StreamQuery, Wanted};
+use super::ApiState;
 use super::call::Call;
 use super::scope::{EventsRead, EventsReadStream};
-use super::{ApiState, Nothing};
 use crate::problem::{ApiError, Code, Problems};
 use crate::ws::Sockets;
 
@@ -153,7 +153,7 @@ async fn stream_events(
     let place = place.ok_or_else(|| {
         ApiError::new(Code::LimitReached)
             .with("limit", "connections")
-            .after(rand::random_range(1..=10))
+            .after_about(1)
     })?;
     let log = api.node.log_of(call.tenant()).await?;
     let opened = log.listen(wanted.start).await?;
@@ -187,7 +187,7 @@ async fn read_event(
         .await?
         .filter(|it| sight.sees(Facts::from(&**it)));
     let entry = found.ok_or_else(|| ApiError::new(Code::NotFound))?;
-    call.query::<Nothing>()?;
+    call.no_query()?;
     Ok(json(entry.json().into()))
 }
 

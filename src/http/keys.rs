@@ -274,6 +274,7 @@ async fn find(api: &ApiState, call: &Call<KeysWrite>) -> Result<KeyRecord, ApiEr
 )]
 async fn read_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
     let record = find(&api, &call).await?;
+    call.no_query()?;
     Reply::ok(&Key::of(&api, &record).await?)
 }
 
@@ -344,6 +345,7 @@ async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Resul
 )]
 async fn delete_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
     let record = find(&api, &call).await?;
+    call.no_query()?;
     match api.credentials.revoke_key(record.id).await {
         // A twin was faster.
         Ok(()) | Err(CommandError::NotFound) => Ok(Reply::no_content()),

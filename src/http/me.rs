@@ -62,6 +62,7 @@ struct Me {
     responses((status = 200, description = "The credential.", body = Me), Problems),
 )]
 async fn read_me(call: Call<Any>) -> Result<Reply, ApiError> {
+    call.no_query()?;
     let caller = call.caller();
     Reply::ok(&Me {
         tenant: MyTenant {

@@ -137,7 +137,7 @@ async fn send_message(
     let body: SendMessage = call.body()?;
     let claim = call.claim(SEND)?;
     let sent = match draft_of(&api, &device, body, "").await {
-        Ok((to, draft)) => device.send(to, draft, claim).await?,
+        Ok((to, draft)) => call.enters(device.send(to, draft, claim)).await?,
         Err(refused) => or_kept(&api, device.tenant(), claim, refused)
             .await?
             .try_into()?,
@@ -263,6 +263,7 @@ async fn send_message_batch(
             let implied = key.as_ref().map(|it| format!("{it}#{place}"));
             waiting.push(place_item(&api, &device, item, implied, &prefix, deadline).await);
         }
+        call.entered();
         let sent = join_all(
             waiting
                 .into_iter()
@@ -428,7 +429,9 @@ async fn read_message(
     call: Call<MessagesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
-    Reply::ok(&find(&api, &call, &device).await?)
+    let message = find(&api, &call, &device).await?;
+    call.no_query()?;
+    Reply::ok(&message)
 }
 
 async fn find(

@@ -7,7 +7,7 @@ use actors::ports::StoreHealth;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
@@ -15,9 +15,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ApiState;
-use super::call::{client_of, credential_of, peer_of};
+use super::call::{NoQuery, client_of, credential_of, peer_of, read_query};
 use super::reply::Reply;
+use super::{ApiState, Nothing};
 use crate::problem::{ApiError, Code, Problems};
 
 const MARKDOWN: HeaderValue = HeaderValue::from_static("text/markdown; charset=utf-8");
@@ -45,7 +45,7 @@ struct Liveness {
     get, path = "/health/live", operation_id = "read_liveness", tag = "operations", security(()),
     responses((status = 200, description = "It does.", body = Liveness)),
 )]
-async fn read_liveness() -> Result<Reply, ApiError> {
+async fn read_liveness(_: NoQuery) -> Result<Reply, ApiError> {
     Reply::ok(&Liveness { status: "live" })
 }
 
@@ -65,7 +65,7 @@ struct Readiness {
     get, path = "/health/ready", operation_id = "read_readiness", tag = "operations", security(()),
     responses((status = 200, description = "It can.", body = Readiness), Problems),
 )]
-async fn read_readiness(State(api): State<ApiState>) -> Result<Reply, ApiError> {
+async fn read_readiness(State(api): State<ApiState>, _: NoQuery) -> Result<Reply, ApiError> {
     let dur = api.store.durability();
     let health = api.store.health();
     let away = if matches!(health, StoreHealth::Failed | StoreHealth::Away) {
@@ -104,6 +104,7 @@ async fn read_metrics(State(api): State<ApiState>, parts: Parts) -> Result<Respo
             return Err(ApiError::new(Code::Forbidden).detail("The metrics are for admin keys."));
         }
     }
+    read_query(parts.uri.query()).map(|Nothing {}| ())?;
     Ok(([(header::CONTENT_TYPE, PROMETHEUS)], api.metrics.render()).into_response())
 }
 
@@ -141,7 +142,7 @@ struct ProblemKinds {
     get, path = "/problems", operation_id = "list_problems", tag = "operations", security(()),
     responses((status = 200, description = "The list.", body = ProblemKinds)),
 )]
-async fn list_problems() -> Result<Reply, ApiError> {
+async fn list_problems(_: NoQuery) -> Result<Reply, ApiError> {
     let kind = |code: &Code| ProblemKind {
         code: *code,
         title: code.title(),
@@ -160,9 +161,13 @@ async fn list_problems() -> Result<Reply, ApiError> {
     params(("code" = String, Path, description = "The code.")),
     responses((status = 200, description = "Its page.", body = String, content_type = "text/markdown"), Problems),
 )]
-async fn read_problem(code: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+async fn read_problem(
+    code: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     // What is not UTF-8 is no code either.
     let code = code.ok().and_then(|Path(it)| Code::named(&it));
     let code = code.ok_or_else(|| ApiError::new(Code::NotFound))?;
+    read_query(uri.query()).map(|Nothing {}| ())?;
     Ok(([(header::CONTENT_TYPE, MARKDOWN)], code.page()).into_response())
 }

@@ -87,6 +87,7 @@ async fn read_session(
     call: Call<DevicesRead>,
 ) -> Result<Reply, ApiError> {
     let device = api.device(&call).await?;
+    call.no_query()?;
     Reply::ok(&device.session())
 }
 

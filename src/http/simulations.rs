@@ -122,6 +122,8 @@ async fn simulate_scan(
         {
             return Err(SimulationError::NumberTaken.into());
         }
+        // It waits for a QR, which a call behind it may bring about.
+        call.entered();
         api.simulation
             .scan(tenant, device.id(), body.number)
             .await?;

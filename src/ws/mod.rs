@@ -26,6 +26,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::Response;
 use axum::{RequestExt, Router};
+use serde::Deserialize;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -40,7 +41,7 @@ use self::session::{Parts, Session};
 use self::socket::Socket;
 use crate::credentials::Caller;
 use crate::http::ApiState;
-use crate::http::call::{client_of, credential_of, peer_of};
+use crate::http::call::{client_of, credential_of, peer_of, read_query};
 use crate::problem::{ApiError, Code, Problems};
 
 /// Read at a time: tungstenite fills its buffer with zeroes at every read, so a large one costs more than it saves.
@@ -155,14 +156,14 @@ async fn open_socket(
     let known = caller_of(&api, request.headers(), request.uri(), client).await?;
     let caller = known.as_ref().map(|(caller, _)| caller);
     if let Some(rate) = caller.and_then(Caller::count_call).filter(|it| !it.passes) {
-        return Err(ApiError::new(Code::RateLimited).after(rate.reset));
+        return Err(ApiError::new(Code::RateLimited).after_about(rate.reset));
     }
     if let Some(caller) = caller {
         let limit = caller.limits().connections;
         if sockets.connections.is_full(caller.tenant(), limit) {
             return Err(ApiError::new(Code::LimitReached)
                 .with("limit", "connections")
-                .after(rand::random_range(1..=10)));
+                .after_about(1));
         }
         if !caller.may_come_from(client) {
             return Err(ApiError::new(Code::IpNotAllowed));
@@ -178,6 +179,7 @@ async fn open_socket(
         request.headers(),
         known.as_ref().and_then(|(_, bound)| bound.as_deref()),
     )?;
+    let SocketQuery { ticket: _ } = read_query(request.uri().query())?;
     let upgrade = upgrade.map_err(|_| {
         ApiError::invalid(Faults::one(
             "@Upgrade",
@@ -191,6 +193,14 @@ async fn open_socket(
         sockets,
         (client, known.map(|(caller, _)| caller)),
     ))
+}
+
+/// The query of the upgrade.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SocketQuery {
+    #[expect(dead_code, reason = "it was redeemed before; here it is only known")]
+    ticket: Option<String>,
 }
 
 /// Who it is, where header or ticket tell, with the origin that the ticket is bound to.

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::frame::Refusal;
+use super::request::Calling;
 use super::state::Delivery;
 use super::wish::{SubscribeWish, Wrong};
 use crate::credentials::Caller;
@@ -19,6 +20,10 @@ use crate::problem::ApiError;
 pub(super) enum Done {
     /// A request was carried out, or refused.
     Replied(Message),
+    /// A request can no longer be overtaken.
+    Entered(Calling),
+    /// A request that only reads was carried out, or refused.
+    Read(Message),
     /// Typing was told upwards, or not.
     Typed {
         id: Option<Value>,

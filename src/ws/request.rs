@@ -2,8 +2,10 @@
 //! and codes are the same on both doors.
 
 use std::collections::HashMap;
+use std::future::{poll_fn, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
+use std::task::Poll;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -12,6 +14,7 @@ use axum::extract::ws::Message;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use tower::ServiceExt;
@@ -21,6 +24,7 @@ use utoipa::openapi::path::{Operation as Described, ParameterIn};
 
 use super::frame::{Codec, Refusal};
 use crate::credentials::Caller;
+use crate::http::call::Entrance;
 use crate::problem::{ApiError, Code, finish};
 
 /// Bytes of an answer: what fits into a connection's write buffer.
@@ -184,6 +188,11 @@ impl Operation {
             .map_err(|_| ApiError::new(Code::NotFound).into())
     }
 
+    /// Whether it only reads.
+    pub(super) fn is_read(&self) -> bool {
+        self.method == Method::GET
+    }
+
     /// Counts a call of it.
     pub(super) fn count(&self) {
         self.calls.increment(1);
@@ -219,14 +228,30 @@ pub(super) struct Asker {
     pub(super) trace: String,
 }
 
+/// A call under way.
+pub(super) type Calling = BoxFuture<'static, Message>;
+
+/// What a call comes to as long as it may be overtaken: once its command stands in its actor's queue, or it is answered.
+pub(super) async fn enter(mut calling: Calling, entrance: Entrance) -> Calling {
+    poll_fn(|cx| match calling.as_mut().poll(cx) {
+        Poll::Ready(reply) => Poll::Ready(Some(reply)),
+        Poll::Pending if entrance.is_passed() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+    .map_or(calling, |reply| Box::pin(ready(reply)))
+}
+
 /// Carries a call out and writes its reply.
 pub(super) async fn call(
     routes: Router,
     mut request: Request<Body>,
     id: Option<Value>,
     asker: Asker,
+    entrance: Entrance,
 ) -> Message {
     let extensions = request.extensions_mut();
+    extensions.insert(entrance);
     extensions.insert(ConnectInfo(SocketAddr::new(asker.client, 0)));
     extensions.insert(asker.caller);
     let handled = AssertUnwindSafe(routes.oneshot(request))

@@ -1,5 +1,6 @@
 //! One connection: its socket, its reader, the calls under way, and the clocks over them. A plain task, not an actor.
 
+mod outbox;
 mod talk;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use self::outbox::Outbox;
 use super::Sockets;
 use super::close::Close;
 use super::connections::{Open, Place};
@@ -26,6 +28,7 @@ use super::frame::{Codec, ServerFrame};
 use super::gate::Gate;
 use super::open::Done;
 use super::reader::Reader;
+use super::request::Calling;
 use super::socket::{Gone, Io, Socket};
 use super::state::{Clocks, Due, Rate, Times};
 use super::wish::Frame;
@@ -95,13 +98,17 @@ pub(super) struct Session {
     rate: Rate,
     caller: Option<Caller>,
     place: Option<Place>,
-    /// A proof or a subscription is under way: what follows waits for it.
+    /// A proof, a subscription, or a call that might be overtaken is under way: what follows waits for it.
     is_busy: bool,
     reader: Option<Box<Reader>>,
     /// Maps of one message that wait for their turn; bounded by the size of a message.
     inbox: VecDeque<Map<String, Value>>,
-    /// Answers that wait for the socket; bounded by the requests under way.
-    outbox: VecDeque<Message>,
+    /// Answers that wait for the socket; bounded by the requests under way and by their bytes.
+    outbox: Outbox,
+    /// Reads that wait for their turn: what one answers may be large, so there is one at a time, and none while
+    /// something waits for the socket.
+    reads: VecDeque<Calling>,
+    is_reading: bool,
     in_flight: usize,
     aside: Gate<Aside>,
 }
@@ -112,6 +119,8 @@ struct Aside {
     told: FuturesUnordered<BoxFuture<'static, Told>>,
     /// Apart from `told`, because a new credential takes its place.
     credential: FuturesUnordered<BoxFuture<'static, Told>>,
+    /// Whether the work rests because what it came to does not leave.
+    is_paused: bool,
 }
 
 impl Aside {
@@ -120,6 +129,9 @@ impl Aside {
             if let Poll::Ready(Some(told)) = told.poll_next_unpin(cx) {
                 return Poll::Ready(Woke::Told(told));
             }
+        }
+        if self.is_paused {
+            return Poll::Pending;
         }
         match self.work.poll_next_unpin(cx) {
             Poll::Ready(Some(done)) => Poll::Ready(Woke::Done(done)),
@@ -154,12 +166,15 @@ impl Session {
             is_busy: false,
             reader: None,
             inbox: VecDeque::new(),
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
+            reads: VecDeque::new(),
+            is_reading: false,
             in_flight: 0,
             aside: Gate::new(Aside {
                 work: FuturesUnordered::new(),
                 told,
                 credential: FuturesUnordered::new(),
+                is_paused: false,
             }),
             parts,
         }
@@ -233,7 +248,21 @@ impl Session {
         if self.clocks.is_leaving() && self.in_flight == 0 && self.outbox.is_empty() {
             return Err(Close::Stopping.into());
         }
-        self.write().await
+        let again = self.write().await?;
+        self.read_on();
+        Ok(again)
+    }
+
+    /// Begins the next read.
+    fn read_on(&mut self) {
+        if self.is_reading || !self.outbox.is_empty() || !self.socket.has_room() {
+            return;
+        }
+        if let Some(reading) = self.reads.pop_front() {
+            self.is_reading = true;
+            let work = &mut self.aside.get_mut().work;
+            work.push(boxed(async move { Done::Read(reading.await) }));
+        }
     }
 
     fn next_look(&self) -> Instant {
@@ -247,7 +276,10 @@ impl Session {
     /// Whether no further frame is taken for now.
     fn is_held(&self) -> bool {
         let waiting = self.in_flight.saturating_add(self.outbox.len());
-        self.is_busy || self.clocks.is_leaving() || self.in_flight_max() <= waiting
+        self.is_busy
+            || self.clocks.is_leaving()
+            || self.outbox.is_full()
+            || self.in_flight_max() <= waiting
     }
 
     fn in_flight_max(&self) -> usize {
@@ -264,6 +296,9 @@ impl Session {
             .as_mut()
             .filter(|it| it.is_hungry() && self.socket.has_room() && self.outbox.is_empty());
         let (socket, aside) = (&mut self.socket, &mut self.aside);
+        if aside.part().is_paused != self.outbox.is_full() {
+            aside.get_mut().is_paused = self.outbox.is_full();
+        }
         tokio::select! {
             io = poll_fn(|cx| socket.poll(cx, reads)) => Woke::Io(io),
             woke = poll_fn(|cx| aside.poll(cx, Aside::poll)) => woke,

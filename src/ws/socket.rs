@@ -164,7 +164,7 @@ impl Socket {
     }
 }
 
-fn length(message: &Message) -> usize {
+pub(super) fn length(message: &Message) -> usize {
     match message {
         Message::Text(text) => text.len(),
         Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),

@@ -26,6 +26,7 @@ mod operations;
 mod paging;
 mod process;
 mod proxy;
+mod queries;
 mod sessions;
 mod simulations;
 mod streams;
@@ -56,6 +57,7 @@ const SUITES: &[&[&[Case]]] = &[
         operations::CASES,
         paging::CASES,
         proxy::CASES,
+        queries::CASES,
         sessions::CASES,
         simulations::CASES,
         streams::CASES,

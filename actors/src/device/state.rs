@@ -417,6 +417,28 @@ mod tests {
     }
 
     #[test]
+    fn a_restriction_begins_and_ends_as_a_change_in_the_same_state() {
+        let mut record = linked();
+        let restricted = Health {
+            state: HealthState::Restricted,
+            reason: Some("restricted_by_network".to_owned()),
+            until: Some(Timestamp::from_millis(2_000)),
+        };
+        for health in [restricted, Health::default()] {
+            let at = Timestamp::from_millis(2_000);
+            let told = apply(&mut record, Input::Health(health.clone()), at, BACK_OFF).unwrap();
+            let change = told.0.unwrap();
+            assert_eq!(
+                (change.state, change.previous),
+                (DeviceState::Connected, DeviceState::Connected)
+            );
+            assert_eq!(record.session.health, health);
+            let again = apply(&mut record, Input::Health(health), at, BACK_OFF).unwrap();
+            assert_eq!(again, (None, None));
+        }
+    }
+
+    #[test]
     fn a_ban_fails_the_device_until_it_is_linked_anew() {
         let mut record = linked();
         feed(&mut record, Input::Banned("banned"));

@@ -135,6 +135,7 @@ impl Desk {
                 lot.dues.push_back(due);
             }
             What::Qr(line) => self.node.next_qr(&line),
+            What::Health(line) => self.node.next_health(&line),
             What::Drain(line) => self.node.chores.drain_again(&line),
             What::Search(line) => self.node.chores.search_again(&line),
             What::Offer(device) => self.again(device),
@@ -290,6 +291,16 @@ impl Node {
             NextQr::Until(at) => self.timers.set([(at, What::Qr(Arc::clone(line)))]),
             NextQr::Over => {}
         }
+    }
+
+    fn next_health(&self, line: &Arc<Line>) {
+        self.look_at_health(line, line.next_health(self.clock.now()));
+    }
+
+    /// Looks after so long whether a restriction has ended.
+    pub(super) fn look_at_health(&self, line: &Arc<Line>, after: Option<Duration>) {
+        let at = after.map(|it| (Instant::now() + it, What::Health(Arc::clone(line))));
+        self.timers.set(at);
     }
 }
 

@@ -59,6 +59,8 @@ struct State {
     sink: Option<Arc<dyn Sink>>,
     /// Whether a timer for the next QR is set; there is never more than one.
     qr_armed: bool,
+    /// The same for the end of a restriction.
+    health_armed: bool,
 }
 
 impl State {
@@ -66,6 +68,10 @@ impl State {
         if let Some(sink) = &self.sink {
             sink.notify(note);
         }
+    }
+
+    fn restriction(&self) -> Option<&Restriction> {
+        self.account.as_ref()?.link.restricted.as_ref()
     }
 
     fn leave(&mut self) {
@@ -188,6 +194,7 @@ impl Line {
             session: 0,
             sink: None,
             qr_armed: false,
+            health_armed: false,
         };
         Self {
             tenant,
@@ -297,12 +304,9 @@ impl Line {
         if state.presence == Presence::Resuming {
             state.presence = Presence::Online;
             state.note(Note::Connected);
-            let restriction = state
-                .account
-                .as_ref()
-                .and_then(|it| it.link.restricted.clone());
-            if let Some(restriction) = restriction.filter(|it| now < it.until) {
-                state.note(Note::Health(restriction.into()));
+            if let Some(restriction) = state.restriction() {
+                // One that has ended meanwhile may still be shown.
+                state.note(Note::Health(restriction.health(now)));
             }
         }
         state.presence == Presence::Online
@@ -425,7 +429,7 @@ impl Line {
     }
 
     /// What the network holds of the account changed: it is shut out, or limited.
-    pub(super) fn judge(&self, link: Link) {
+    pub(super) fn judge(&self, link: Link, now: Timestamp) {
         let mut state = self.state.lock();
         let (banned, restricted) = (link.banned, link.restricted.clone());
         if let Some(account) = state.account.as_mut() {
@@ -436,8 +440,33 @@ impl Line {
             state.leave();
         } else if let Some(restriction) = restricted.filter(|_| state.presence == Presence::Online)
         {
-            state.note(Note::Health(restriction.into()));
+            state.note(Note::Health(restriction.health(now)));
         }
+    }
+
+    /// After how long a timer is to look whether a restriction has ended, where none is set and somebody is to be told.
+    pub(super) fn arm_health(&self, now: Timestamp) -> Option<std::time::Duration> {
+        let mut state = self.state.lock();
+        if state.health_armed || state.presence != Presence::Online {
+            return None;
+        }
+        let until = state.restriction()?.until;
+        state.health_armed = now < until;
+        state.health_armed.then(|| until.since(now))
+    }
+
+    /// The timer of a restriction went off. After how long it is to look again, where the restriction has become longer;
+    /// a device that is away is told when it is back.
+    pub(super) fn next_health(&self, now: Timestamp) -> Option<std::time::Duration> {
+        let mut state = self.state.lock();
+        state.health_armed = false;
+        if let Some(restriction) = state.restriction().filter(|it| it.until <= now)
+            && state.presence == Presence::Online
+        {
+            state.note(Note::Health(restriction.health(now)));
+        }
+        drop(state);
+        self.arm_health(now)
     }
 
     /// How long to wait before the gateway is offered the same again: doubles from 50 ms to 1 s.
@@ -456,12 +485,16 @@ pub(super) fn back_off(tries: u32) -> std::time::Duration {
     std::time::Duration::from_millis(50 << tries.min(5)).min(std::time::Duration::from_secs(1))
 }
 
-impl From<Restriction> for Health {
-    fn from(restriction: Restriction) -> Self {
-        Self {
+impl Restriction {
+    /// What a device is told of it.
+    fn health(&self, now: Timestamp) -> Health {
+        if self.until <= now {
+            return Health::default();
+        }
+        Health {
             state: HealthState::Restricted,
-            reason: Some(restriction.reason),
-            until: Some(restriction.until),
+            reason: Some(self.reason.clone()),
+            until: Some(self.until),
         }
     }
 }

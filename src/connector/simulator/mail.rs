@@ -294,9 +294,11 @@ impl Node {
 
     /// The session has its mail: it is on the network.
     pub(super) fn arrive(&self, line: &Arc<Line>, turn: u64) {
-        if line.arrive(turn, self.clock.now()) && line.dues.lock().has_missed() {
+        let now = self.clock.now();
+        if line.arrive(turn, now) && line.dues.lock().has_missed() {
             self.chores.search(line);
         }
+        self.look_at_health(line, line.arm_health(now));
     }
 }
 

@@ -286,7 +286,9 @@ impl Node {
         let value = record::encode(&link).map_err(Trouble::from)?;
         self.write_value(line.tenant, record::link_key(line.device), Some(value))
             .await?;
-        line.judge(link);
+        let now = self.clock.now();
+        line.judge(link, now);
+        self.look_at_health(line, line.arm_health(now));
         Ok(())
     }
 

@@ -51,6 +51,8 @@ pub(super) enum What {
     Due(Due),
     /// A QR's time is over.
     Qr(Arc<Line>),
+    /// A restriction may have ended.
+    Health(Arc<Line>),
     /// A line's mail is tried again.
     Drain(Arc<Line>),
     /// Missed receipts are looked for again.

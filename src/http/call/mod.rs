@@ -8,10 +8,13 @@ mod credential;
 mod payload;
 mod query;
 
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actors::model::{Faults, KeyKind, Scope, TenantId, Timestamp};
@@ -28,12 +31,12 @@ use serde_json::Value;
 pub(crate) use self::body::{present, typed};
 pub(crate) use self::credential::{client_of, credential_of, peer_of};
 pub(super) use self::payload::drain;
-pub(crate) use self::query::{Csv, Limit};
+pub(crate) use self::query::{Csv, Limit, read as read_query};
 
 use self::payload::{check_type, read_body};
-use super::ApiState;
 use super::layers::Trace;
 use super::scope::Permission;
+use super::{ApiState, Nothing};
 use crate::credentials::Caller;
 use crate::problem::{ApiError, Code};
 
@@ -41,6 +44,18 @@ use crate::problem::{ApiError, Code};
 const CLAIM_LIFE: Duration = Duration::from_hours(24);
 const KEY_CHARS_MAX: usize = 255;
 const KEY_RULE: &str = "must be one text of 1 to 255 printable ASCII characters";
+
+/// Tells whoever makes calls one after the other that the command of one stands in its actor's queue: the next may be
+/// made, and will not overtake it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entrance(Arc<AtomicBool>);
+
+impl Entrance {
+    /// Whether the command stands in the queue.
+    pub(crate) fn is_passed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// A call whose caller holds the right `S`.
 pub(crate) struct Call<S> {
@@ -166,12 +181,48 @@ impl<S> Call<S> {
         query::read(self.parts.uri.query())
     }
 
-    /// The body. `T` says `deny_unknown_fields`.
+    /// For an operation that reads neither query nor body: nothing in a query is known to it.
     ///
     /// # Errors
     ///
-    /// `invalid_json` where it can't be read, `invalid` where it breaks a rule.
+    /// As [`Self::query`].
+    pub(crate) fn no_query(&self) -> Result<(), ApiError> {
+        self.query().map(|Nothing {}| ())
+    }
+
+    /// The command of this call stands in its actor's queue.
+    pub(crate) fn entered(&self) {
+        if let Some(Entrance(passed)) = self.parts.extensions.get() {
+            passed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Asks an actor, with a question that stands in its queue from the first poll on.
+    pub(crate) async fn enters<T>(&self, asking: impl Future<Output = T>) -> T {
+        let mut asking = pin!(asking);
+        poll_fn(|cx| {
+            let answer = asking.as_mut().poll(cx);
+            self.entered();
+            answer
+        })
+        .await
+    }
+
+    /// The body. `T` says `deny_unknown_fields`. What has a body has no query: a parameter in one is refused too.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_json` where one of them can't be read, `invalid` where one breaks a rule.
     pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        let body = self.read_body();
+        let is_unreadable = |it: &ApiError| it.code() == Code::InvalidJson;
+        if !body.as_ref().is_err_and(is_unreadable) {
+            self.no_query()?;
+        }
+        body
+    }
+
+    fn read_body<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         if self.is_form {
             return query::read(Some(
                 std::str::from_utf8(&self.body).map_err(|_| ApiError::new(Code::InvalidJson))?,
@@ -282,6 +333,18 @@ fn permit<S: Permission>(caller: &Caller, client: IpAddr) -> Result<(), ApiError
     match S::SCOPE {
         Some(scope) if !caller.may(scope) => Err(lacks(scope)),
         Some(_) | None => Ok(()),
+    }
+}
+
+/// The same for an operation without a caller: it takes no query.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        query::read(parts.uri.query()).map(|Nothing {}| Self)
     }
 }
 

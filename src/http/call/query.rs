@@ -16,6 +16,7 @@ use crate::problem::{ApiError, Code};
 
 /// Entries of a list in the query.
 const LIST_MAX: usize = 200;
+const UNKNOWN: &str = "is not known here";
 
 /// How many entries a page shall have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +94,11 @@ pub(crate) fn read<T: DeserializeOwned>(query: Option<&str>) -> Result<T, ApiErr
         let pointer = wrong
             .name
             .map_or_else(|| "?".to_owned(), |it| format!("?{it}"));
-        let error = ApiError::invalid(Faults::one(pointer.clone(), wrong.detail));
         // A cursor is opaque: what is wrong with one is always the same.
-        if pointer == "?cursor" {
+        if pointer == "?cursor" && wrong.detail != UNKNOWN {
             ApiError::new(Code::InvalidCursor)
         } else {
-            error
+            ApiError::invalid(Faults::one(pointer, wrong.detail))
         }
     })
 }
@@ -170,7 +170,7 @@ impl de::Error for Wrong {
     }
 
     fn unknown_field(field: &str, _: &'static [&'static str]) -> Self {
-        Self::of(field, "is not known here")
+        Self::of(field, UNKNOWN)
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -311,7 +311,7 @@ impl<'de> Deserializer<'de> for Values<'_> {
 
     /// What nobody reads is not known.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Wrong> {
-        Err(de::Error::custom("is not known here"))
+        Err(de::Error::custom(UNKNOWN))
     }
 
     forward_to_deserialize_any! {

@@ -12,12 +12,13 @@ use tokio::time::Instant;
 
 use super::{End, Session, Told, boxed};
 use crate::credentials::{Caller, Ended};
+use crate::http::call::Entrance;
 use crate::problem::{ApiError, Code};
 use crate::ws::close::Close;
 use crate::ws::frame::{Ends, FRAME_BYTES_MAX, HelloLimits, Name, Refusal, ServerFrame};
 use crate::ws::open::{Done, Opening, Wanted, open, prove, renew};
 use crate::ws::reader::Reader;
-use crate::ws::request::{Asker, call};
+use crate::ws::request::{Asker, Calling, call, enter};
 use crate::ws::typing::type_up;
 use crate::ws::wish::{Frame, Op, SubscribeWish, Wrong};
 
@@ -198,10 +199,10 @@ impl Session {
         let sockets = Arc::clone(&self.parts.sockets);
         let built = sockets.operations.find(method).and_then(|it| {
             it.count();
-            it.request(params, key.as_deref())
+            Ok((it.is_read(), it.request(params, key.as_deref())?))
         });
-        let request = match built {
-            Ok(request) => request,
+        let (is_read, request) = match built {
+            Ok(built) => built,
             Err(refusal) => return self.refuse(id.as_ref(), &refusal),
         };
         let trace = format!("{}:{}", Name('c', self.number), method);
@@ -211,23 +212,48 @@ impl Session {
             codec: self.parts.codec,
             trace,
         };
-        let mut calling = Box::pin(call(sockets.routes(&self.parts.api), request, id, asker));
+        let (entrance, routes) = (Entrance::default(), sockets.routes(&self.parts.api));
+        let mut calling: Calling = boxed(call(routes, request, id, asker, entrance.clone()));
+        if is_read {
+            self.in_flight += 1;
+            self.reads.push_back(calling);
+            return;
+        }
         // At once, and before the next frame is looked at: so calls enter their actors in the order they were read.
         match poll_fn(|cx| Poll::Ready(calling.as_mut().poll(cx))).await {
             Poll::Ready(reply) => self.outbox.push_back(reply),
             Poll::Pending => {
                 self.in_flight += 1;
-                self.aside
-                    .get_mut()
-                    .work
-                    .push(boxed(async move { Done::Replied(calling.await) }));
+                if entrance.is_passed() {
+                    return self.goes_on(calling);
+                }
+                // It has yet to look something up: a later call might enter before it.
+                self.is_busy = true;
+                let entering = enter(calling, entrance);
+                let work = &mut self.aside.get_mut().work;
+                work.push(boxed(async move { Done::Entered(entering.await) }));
             }
         }
+    }
+
+    /// A call can no longer be overtaken.
+    fn goes_on(&mut self, calling: Calling) {
+        let work = &mut self.aside.get_mut().work;
+        work.push(boxed(async move { Done::Replied(calling.await) }));
     }
 
     pub(super) fn done(&mut self, done: Done) -> Result<(), End> {
         match done {
             Done::Replied(reply) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.outbox.push_back(reply);
+            }
+            Done::Entered(calling) => {
+                self.is_busy = false;
+                self.goes_on(calling);
+            }
+            Done::Read(reply) => {
+                self.is_reading = false;
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.outbox.push_back(reply);
             }

@@ -146,6 +146,76 @@ async fn many_requests_in_one_message_are_all_answered_and_keep_their_order() {
     house.close().await;
 }
 
+async fn no_request_overtakes_one_that_has_to_look_something_up() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    let first = device.send(&phone(1), "m00").await;
+    let mut socket = house.socket().await;
+    let draft = |words: &str| json!({"to": phone(1), "content": text(words)});
+    let mut frames = Vec::new();
+    let mut request = |method: &str, mut params: Value, key: Option<String>| {
+        params["device"] = json!(device.id);
+        let id = frames.len();
+        frames.push(json!({"op": "request", "id": id, "method": method, "params": params, "idempotency_key": key}));
+    };
+    let mut count = 0;
+    let mut word = || {
+        count += 1;
+        format!("m{count:02}")
+    };
+    for round in 0..5 {
+        let mut answer = draft(&word());
+        answer["reply_to"] = first["id"].clone();
+        request("send_message", answer, None);
+        request("send_message", draft(&word()), None);
+        let mut within = draft(&word());
+        within["reply_to"] = first["id"].clone();
+        let batch = json!({"messages": [draft(&word()), within]});
+        request("send_message_batch", batch, Some(format!("k-{round}")));
+        request("send_message", draft(&word()), None);
+    }
+    let mut expected = vec!["m00".to_owned()];
+    for frame in &frames {
+        let params = &frame["params"];
+        let messages = params["messages"].as_array().cloned();
+        for message in messages.unwrap_or_else(|| vec![params.clone()]) {
+            expected.push(message["content"]["text"].as_str().unwrap().to_owned());
+        }
+    }
+    socket.send(&json!(frames)).await;
+    for _ in &frames {
+        let reply = socket.until_op("reply").await;
+        assert!(reply["ok"].is_object(), "{reply}");
+    }
+    let history = device.history(&person(1)).await;
+    let words: Vec<_> = history
+        .iter()
+        .map(|it| it["content"]["text"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(words, expected);
+    socket.close().await;
+    house.close().await;
+}
+
+async fn reads_are_answered_one_after_the_other_and_all_of_them() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    device.send(&phone(1), "hola").await;
+    let mut socket = house.socket().await;
+    let read = |id: usize| {
+        let params = json!({"device": device.id, "limit": 1});
+        json!({"op": "request", "id": id, "method": "list_messages", "params": params})
+    };
+    socket.send(&(0..200).map(read).collect()).await;
+    for id in 0..200 {
+        let reply = socket.until_op("reply").await;
+        assert_eq!(reply["id"], id);
+        assert_eq!(reply["ok"]["items"].as_array().map(Vec::len), Some(1));
+    }
+    socket.close().await;
+    house.close().await;
+}
+
 async fn typing_goes_up_and_arrives() {
     let house = House::open().await;
     let (ana, ben) = (house.device("ana").await, house.device("ben").await);
@@ -187,6 +257,8 @@ pub(crate) const CASES: &[Case] = cases![
     wrong_requests_get_the_codes_of_rest,
     a_request_needs_its_scope,
     many_requests_in_one_message_are_all_answered_and_keep_their_order,
+    no_request_overtakes_one_that_has_to_look_something_up,
+    reads_are_answered_one_after_the_other_and_all_of_them,
     typing_goes_up_and_arrives,
     a_heartbeat_is_acknowledged,
 ];

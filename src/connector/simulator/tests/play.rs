@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actors::model::{Content, HealthState, MessageId, Status};
+use actors::model::{Content, Health, HealthState, MessageId, Status};
 use actors::ports::connector::{Availability, Command, Note, Start, Stop, Typing};
 use actors::ports::simulation::{ConnectionEvent, PlayedMessage, Simulation as _, SimulationError};
 
@@ -435,6 +435,37 @@ async fn a_restricted_account_still_sends_and_is_told_again_after_a_restart() {
     let phone = Phone::reopen(&bench, phone.device, "51900000001").await;
     phone.session.start(Start::Resume).await.unwrap();
     until("it is told", || restricted(&phone)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restriction_ends_by_itself_also_for_who_was_away() {
+    let bench = SimulatorBench::new();
+    let phone = Phone::connected(&bench, "51900000001").await;
+    let restrict = || {
+        bench
+            .simulator
+            .play_connection(bench.tenant, phone.device, ConnectionEvent::Restrict)
+    };
+    let good = || {
+        let notes = phone.ear.notes();
+        let is_good =
+            |it: &&Note| matches!(it, Note::Health(health) if *health == Health::default());
+        notes.iter().filter(is_good).count()
+    };
+    restrict().await.unwrap();
+    tokio::time::sleep(Duration::from_hours(23)).await;
+    // Begins anew: what the first one set does not end it.
+    restrict().await.unwrap();
+    tokio::time::sleep(Duration::from_hours(23)).await;
+    assert_eq!(good(), 0);
+    tokio::time::sleep(Duration::from_hours(2)).await;
+    assert_eq!(good(), 1, "told once");
+    restrict().await.unwrap();
+    phone.session.stop(Stop::Disconnect).await;
+    tokio::time::sleep(Duration::from_hours(25)).await;
+    assert_eq!(good(), 1, "nobody is there to be told");
+    phone.session.start(Start::Resume).await.unwrap();
+    until("it is told at its return", || good() == 2).await;
 }
 
 #[tokio::test(start_paused = true)]
