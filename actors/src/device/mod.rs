@@ -16,5 +16,6 @@ mod state;
 mod work;
 
 pub use handle::DeviceHandle;
+pub(crate) use handle::OutboxView;
 pub(crate) use message::check_description;
 pub use message::{DevicePatch, MetadataPatch};

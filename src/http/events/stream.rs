@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Reading;
 use super::query::Wanted;
 use crate::credentials::Caller;
 use crate::http::ApiState;
@@ -37,6 +38,7 @@ pub(super) struct Feed {
     stopping: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
     _place: Place,
+    _reading: Reading,
 }
 
 impl Feed {
@@ -63,6 +65,7 @@ impl Feed {
             stopping: api.stopping.clone(),
             clock: Arc::clone(&api.clock),
             _place: place,
+            _reading: Reading::by("sse"),
         };
         if let Some(reset) = reset {
             feed.reset(&reset);
@@ -118,6 +121,7 @@ impl Feed {
             let Some(entry) = self.queue.get(self.at) else {
                 self.queue.clear();
                 self.at = 0;
+                self.tell_end_of_lag();
                 return;
             };
             self.at += 1;
@@ -164,6 +168,14 @@ impl Feed {
                 });
             }
             Heard::Closed => self.is_over = true,
+        }
+    }
+
+    /// What was heard last reached the head, and nothing need follow it.
+    fn tell_end_of_lag(&mut self) {
+        if self.delivery.is_lagging() && self.listener.behind() == 0 {
+            self.delivery.fed_from(false);
+            self.word("lag", None, &json!({"behind": 0, "mode": "off"}));
         }
     }
 
