@@ -29,6 +29,24 @@ use crate::ws::Sockets;
 
 pub(super) use self::query::parse_start;
 
+/// A reader over HTTP, counted while it is there.
+#[derive(Debug)]
+struct Reading(metrics::Gauge);
+
+impl Reading {
+    fn by(transport: &'static str) -> Self {
+        let readers = metrics::gauge!("buho_event_readers", "transport" => transport);
+        readers.increment(1);
+        Self(readers)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
 /// Entries that one poll looks at; a filter that lets little pass ends it with what it has.
 const LOOKED_AT_MAX: usize = 20_000;
 /// Bytes of the entries of one answer; one larger entry always passes.
@@ -104,6 +122,7 @@ async fn list_events(
     if let Some(reset) = reset {
         return Err(gone(&reset));
     }
+    let _reading = Reading::by("long_poll");
     let until = Instant::now() + Duration::from_secs(query.wait_seconds().into());
     let mut poll = Poll {
         listener,

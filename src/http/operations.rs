@@ -104,6 +104,7 @@ async fn read_metrics(State(api): State<ApiState>, parts: Parts) -> Result<Respo
         }
     }
     read_query(parts.uri.query()).map(|Nothing {}| ())?;
+    api.node.measure();
     Ok(([(header::CONTENT_TYPE, PROMETHEUS)], api.metrics.render()).into_response())
 }
 

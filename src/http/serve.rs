@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -78,10 +79,7 @@ pub(crate) async fn serve(
         drop(stream.set_nodelay(true));
         if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
             let connection = connection(
-                Seated {
-                    stream,
-                    _seat: seat,
-                },
+                Seated::new(stream, seat),
                 peer,
                 router.clone(),
                 limits,
@@ -89,10 +87,7 @@ pub(crate) async fn serve(
             );
             connections.spawn(connection);
         } else if let Ok(seat) = Arc::clone(&refusals).try_acquire_owned() {
-            connections.spawn(refuse(Seated {
-                stream,
-                _seat: seat,
-            }));
+            connections.spawn(refuse(Seated::new(stream, seat)));
         }
     }
     drop(listener);
@@ -112,9 +107,11 @@ async fn connection(
     limits: ServeLimits,
     mut stopping: watch::Receiver<bool>,
 ) {
+    let written = stream.written.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(written.clone());
         router.clone().oneshot(request)
     });
     let mut stream = TimeoutWriter::new(stream);
@@ -170,10 +167,40 @@ async fn refuse(stream: Seated) {
     drop(tokio::time::timeout(REFUSAL_TIME_MAX, serving).await);
 }
 
+/// Bytes that a connection has taken from us so far: whether a write that is not through makes progress.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written(Arc<AtomicU64>);
+
+impl Written {
+    /// How many.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            let bytes = u64::try_from(*bytes).unwrap_or(u64::MAX);
+            self.0.fetch_add(bytes, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
 /// A connection with its seat, which it keeps also after an upgrade.
 struct Seated {
     stream: TcpStream,
+    written: Written,
     _seat: OwnedSemaphorePermit,
+}
+
+impl Seated {
+    fn new(stream: TcpStream, seat: OwnedSemaphorePermit) -> Self {
+        Self {
+            stream,
+            written: Written::default(),
+            _seat: seat,
+        }
+    }
 }
 
 impl AsyncRead for Seated {
@@ -192,7 +219,8 @@ impl AsyncWrite for Seated {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written.count(written)
     }
 
     fn poll_write_vectored(
@@ -200,7 +228,8 @@ impl AsyncWrite for Seated {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -40,8 +40,8 @@ use self::request::Operations;
 use self::session::{Parts, Session};
 use self::socket::Socket;
 use crate::credentials::Caller;
-use crate::http::ApiState;
 use crate::http::call::{client_of, credential_of, peer_of, read_query};
+use crate::http::{ApiState, Written};
 use crate::problem::{ApiError, Code, Problems};
 
 /// Read at a time: tungstenite fills its buffer with zeroes at every read, so a large one costs more than it saves.
@@ -186,8 +186,9 @@ async fn open_socket(
             "must ask for a WebSocket of version 13",
         ))
     })?;
+    let written = request.extensions().get().cloned().unwrap_or_default();
     Ok(accept(
-        upgrade,
+        (upgrade, written),
         request.headers(),
         api,
         sockets,
@@ -282,7 +283,7 @@ fn codec_of(headers: &HeaderMap) -> Option<(Codec, bool)> {
 }
 
 fn accept(
-    upgrade: WebSocketUpgrade,
+    (upgrade, written): (WebSocketUpgrade, Written),
     headers: &HeaderMap,
     api: ApiState,
     sockets: Arc<Sockets>,
@@ -298,7 +299,9 @@ fn accept(
     let Some((codec, is_offered)) = codec_of(headers) else {
         return upgrade.on_upgrade(move |socket| async move {
             sockets.counters.closed(Close::NotAcceptable);
-            Socket::new(socket).close(Close::NotAcceptable).await;
+            Socket::new(socket, written)
+                .close(Close::NotAcceptable)
+                .await;
             drop(open);
         });
     };
@@ -313,6 +316,7 @@ fn accept(
                 sockets,
                 codec,
                 client,
+                written,
                 open,
             },
             socket,

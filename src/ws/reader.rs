@@ -98,11 +98,25 @@ impl Reader {
             self.words.shrink_to(0);
             self.at = 0;
         }
+        // What was heard last reached the head, and nothing need follow it.
+        if self.delivery.is_lagging() && self.listener.behind() == 0 {
+            self.delivery.fed_from(false);
+            return Some(self.lag(0, "off"));
+        }
         None
     }
 
-    /// Tells the client its place.
-    pub(super) fn position(&mut self) -> Message {
+    fn lag(&self, behind: u64, mode: &'static str) -> Message {
+        self.codec.write(&ServerFrame::Lag { behind, mode })
+    }
+
+    /// Tells the client its place, behind what is to be said before.
+    pub(super) fn say_position(&mut self) {
+        let position = self.position();
+        self.words.push_back(position);
+    }
+
+    fn position(&mut self) -> Message {
         let (cursor, events) = self.delivery.tell_position();
         self.codec.write(&ServerFrame::Position { cursor, events })
     }
@@ -132,9 +146,8 @@ impl Reader {
                 }
                 if let Some(is_on) = self.delivery.fed_from(from_store) {
                     let mode = if is_on { "on" } else { "off" };
-                    let behind = behind();
-                    self.words
-                        .push_back(self.codec.write(&ServerFrame::Lag { behind, mode }));
+                    let word = self.lag(behind(), mode);
+                    self.words.push_back(word);
                 }
             }
             Heard::Ephemerals => self.take_ephemerals(),

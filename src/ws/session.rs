@@ -33,7 +33,7 @@ use super::socket::{Gone, Io, Socket};
 use super::state::{Clocks, Due, Rate, Times};
 use super::wish::Frame;
 use crate::credentials::{Caller, Ended};
-use crate::http::ApiState;
+use crate::http::{ApiState, Written};
 
 /// Batches that are written before others get their turn.
 const BATCHES_MAX: usize = 16;
@@ -87,6 +87,7 @@ pub(super) struct Parts {
     pub(super) sockets: Arc<Sockets>,
     pub(super) codec: Codec,
     pub(super) client: IpAddr,
+    pub(super) written: Written,
     pub(super) open: Open,
 }
 
@@ -157,7 +158,7 @@ impl Session {
             Told::Stopping
         }));
         Self {
-            socket: Socket::new(socket),
+            socket: Socket::new(socket, parts.written.clone()),
             number: parts.sockets.connections.number(),
             clocks: Clocks::new(times, now),
             rate: Rate::new(streams.rate, streams.burst, now),

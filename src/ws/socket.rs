@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::close::Close;
 use super::gate::Gate;
+use crate::http::Written;
 
 /// Bytes that are put into the write buffer before they are written out. Few, so that a slow reader is seen to move.
 const BATCH_BYTES: usize = 16 << 10;
@@ -42,27 +43,49 @@ pub(super) struct Socket {
     inner: Gate<WebSocket>,
     /// Bytes in the write buffer, about.
     fed: usize,
-    /// Since when a write makes no progress.
-    blocked: Option<Instant>,
+    written: Written,
+    stall: Stall,
+}
+
+/// Whether a write makes progress.
+#[derive(Debug, Default)]
+struct Stall {
+    /// Since when it makes none.
+    since: Option<Instant>,
+    /// What the connection had taken then.
+    written: u64,
+}
+
+impl Stall {
+    /// The write is not through, and the connection has taken so many bytes.
+    fn goes_on(&mut self, written: u64, now: Instant) {
+        if self.since.is_none() || self.written != written {
+            *self = Self {
+                since: Some(now),
+                written,
+            };
+        }
+    }
 }
 
 impl Socket {
-    pub(super) fn new(inner: WebSocket) -> Self {
+    pub(super) fn new(inner: WebSocket, written: Written) -> Self {
         Self {
             inner: Gate::new(inner),
             fed: 0,
-            blocked: None,
+            written,
+            stall: Stall::default(),
         }
     }
 
     /// Whether another message may be put into the write buffer.
     pub(super) const fn has_room(&self) -> bool {
-        self.fed < BATCH_BYTES && self.blocked.is_none()
+        self.fed < BATCH_BYTES && self.stall.since.is_none()
     }
 
     /// Since when a write makes no progress.
     pub(super) const fn blocked(&self) -> Option<Instant> {
-        self.blocked
+        self.stall.since
     }
 
     /// Puts a message into the write buffer.
@@ -81,12 +104,12 @@ impl Socket {
         match Pin::new(self.inner.part()).poll_flush(cx) {
             Poll::Ready(Ok(())) => {
                 self.fed = 0;
-                self.blocked = None;
+                self.stall.since = None;
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(Gone)),
             Poll::Pending => {
-                self.blocked.get_or_insert_with(Instant::now);
+                self.stall.goes_on(self.written.bytes(), Instant::now());
                 Poll::Pending
             }
         }
@@ -195,6 +218,19 @@ mod tests {
     use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
     use super::*;
+
+    #[test]
+    fn a_write_that_moves_does_not_stand_still() {
+        let (mut stall, begun) = (Stall::default(), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for (written, second, since) in [(5, 0, 0), (5, 9, 0), (6, 20, 20), (6, 40, 20)] {
+            stall.goes_on(written, at(second));
+            assert_eq!(stall.since, Some(at(since)), "at {second}");
+        }
+        stall.since = None;
+        stall.goes_on(6, at(50));
+        assert_eq!(stall.since, Some(at(50)));
+    }
 
     #[test]
     fn the_librarys_words_are_understood() {

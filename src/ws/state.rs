@@ -154,6 +154,11 @@ impl Delivery {
         self.replay_end.is_none()
     }
 
+    /// Whether the client was told that it lags.
+    pub(crate) const fn is_lagging(&self) -> bool {
+        self.is_lagging
+    }
+
     /// Notes where entries come from now; `Some` where that is news for the client: whether it lags.
     pub(crate) const fn fed_from(&mut self, from_store: bool) -> Option<bool> {
         if !self.is_live() || self.is_lagging == from_store {

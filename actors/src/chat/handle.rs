@@ -500,8 +500,11 @@ impl Chats {
         self.slots.retain(|_, slot| {
             slot.door.actor().get_status() != ActorStatus::Stopped || idle_since < used(slot)
         });
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        metrics::gauge!("buho_actors", "actor" => "chat").set(self.slots.len() as f64);
+    }
+
+    /// Gives how many messages wait at the door of each chat that is in memory.
+    pub(crate) fn depths(&self, mut tell: impl FnMut(usize)) {
+        self.slots.iter().for_each(|it| tell(it.door.depth()));
     }
 
     /// Forgets the chats of a device that was removed.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::changes::Changes;
-use super::handle::{DeviceHandle, DeviceShared};
+use super::handle::{DeviceHandle, DeviceShared, OutboxView};
 use super::message::{DeviceMsg, DevicePatch, HandedOver};
 use super::outbox::Outbox;
 use super::sink::DeviceSink;
@@ -159,6 +159,10 @@ impl Actor for DeviceActor {
             }
         }
         device.go_on();
+        device.shared.show_outbox(OutboxView {
+            messages: device.outbox.len(),
+            goes_on: device.outbox.is_behind(),
+        });
         Ok(())
     }
 

@@ -34,6 +34,9 @@ pub(crate) struct DeviceShared {
     changed: watch::Sender<u64>,
     door: RwLock<Option<Door<DeviceMsg>>>,
     session: RwLock<Option<Arc<dyn Session>>>,
+    /// What waits for the network in memory, and whether more does in the store.
+    outbox_messages: AtomicUsize,
+    outbox_goes_on: AtomicBool,
     /// Fresh messages on their way to the actor.
     offered: AtomicUsize,
     overlooked: AtomicBool,
@@ -95,6 +98,11 @@ impl DeviceShared {
         self.session.read().clone()
     }
 
+    pub(super) fn show_outbox(&self, view: OutboxView) {
+        self.outbox_messages.store(view.messages, Ordering::Relaxed);
+        self.outbox_goes_on.store(view.goes_on, Ordering::Relaxed);
+    }
+
     pub(super) fn set_removing(&self) {
         self.removing.store(true, Ordering::Release);
     }
@@ -149,6 +157,15 @@ impl ChatOwner for DeviceShared {
     }
 }
 
+/// What of a device waits for the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutboxView {
+    /// Messages in memory.
+    pub(crate) messages: usize,
+    /// Whether more waits in the store, or may.
+    pub(crate) goes_on: bool,
+}
+
 /// A device, as everybody else sees it. Cheap to clone; outlives a restart of the actor.
 #[derive(Clone)]
 pub struct DeviceHandle {
@@ -178,6 +195,8 @@ impl DeviceHandle {
             changed: watch::Sender::new(0),
             door: RwLock::new(None),
             session: RwLock::new(None),
+            outbox_messages: AtomicUsize::new(0),
+            outbox_goes_on: AtomicBool::new(false),
             offered: AtomicUsize::new(0),
             overlooked: AtomicBool::new(false),
             removing: AtomicBool::new(false),
@@ -226,6 +245,13 @@ impl DeviceHandle {
 
     pub(crate) fn depth(&self) -> usize {
         self.shared.door.read().as_ref().map_or(0, Door::depth)
+    }
+
+    pub(crate) fn outbox(&self) -> OutboxView {
+        OutboxView {
+            messages: self.shared.outbox_messages.load(Ordering::Relaxed),
+            goes_on: self.shared.outbox_goes_on.load(Ordering::Relaxed),
+        }
     }
 
     /// The way to the actor; waits for a device that was just made or found to come to life.

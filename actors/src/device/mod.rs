@@ -16,4 +16,5 @@ mod state;
 mod work;
 
 pub use handle::DeviceHandle;
+pub(crate) use handle::OutboxView;
 pub use message::DevicePatch;

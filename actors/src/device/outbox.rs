@@ -59,9 +59,14 @@ impl Outbox {
         }
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    /// Messages in memory, also those that are being handed over.
+    pub(super) fn len(&self) -> usize {
         self.present.len()
+    }
+
+    /// Whether more waits in the store, or may.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// Takes a fresh message, or leaves it in the store.

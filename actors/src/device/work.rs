@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ractor::ActorRef;
+use tokio::time::Instant;
 
 use super::handle::DeviceHandle;
 use super::message::{DeviceMsg, HandedOver};
@@ -71,6 +72,7 @@ pub(super) async fn hand_over(
         .base()
         .connector(device.record().connector.kind())
         .map_or(AGAIN_MAX, |it| it.capabilities().command_time_max);
+    let begun = Instant::now();
     let handed =
         match tokio::time::timeout(time_max, session.execute(Command::Send(batch.clone()))).await {
             Ok(Ok(handed)) => handed,
@@ -85,21 +87,33 @@ pub(super) async fn hand_over(
             // No answer means unknown: it goes again under the same names.
             Err(_late) => vec![Handed::Later(AGAIN_MAX); batch.len()],
         };
+    metrics::histogram!("buho_handover_seconds").record(begun.elapsed());
     let mut outcome = HandedOver {
         settled: Vec::with_capacity(batch.len()),
         again: Vec::new(),
     };
     let mut steps = Vec::with_capacity(batch.len());
+    let (mut taken, mut refused, mut later) = (0, 0, 0);
     let missing = std::iter::repeat(Handed::Later(AGAIN_MAX));
     for (body, handed) in batch.into_iter().zip(handed.into_iter().chain(missing)) {
         match handed {
-            Handed::Taken { at } => steps.push((body, Step::to(Status::Sent, at))),
+            Handed::Taken { at } => {
+                taken += 1;
+                steps.push((body, Step::to(Status::Sent, at)));
+            }
             Handed::Refused { code, detail } => {
+                refused += 1;
                 let now = device.shared().clock().now();
                 steps.push((body, Step::failed(now, code, &detail)));
             }
-            Handed::Later(wait) => outcome.again.push((body, wait.max(AGAIN_MIN))),
+            Handed::Later(wait) => {
+                later += 1;
+                outcome.again.push((body, wait.max(AGAIN_MIN)));
+            }
         }
+    }
+    for (count, outcome) in [(taken, "taken"), (refused, "refused"), (later, "later")] {
+        metrics::counter!("buho_deliveries_total", "outcome" => outcome).increment(count);
     }
     outcome
         .settled

@@ -233,6 +233,12 @@ impl Log {
         self.pulse.subscribe()
     }
 
+    /// Bytes that the ring holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.inner.read().bytes
+    }
+
     /// How many listen.
     #[must_use]
     pub fn listeners(&self) -> usize {

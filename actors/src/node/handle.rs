@@ -261,6 +261,19 @@ impl NodeHandle {
         })
     }
 
+    pub(super) const fn door(&self) -> &Door<NodeMsg> {
+        &self.door
+    }
+
+    pub(super) fn chats(&self) -> &Chats {
+        &self.shared.base.chats
+    }
+
+    /// The tenants that are awake.
+    pub(super) fn running(&self) -> Vec<TenantHandle> {
+        self.shared.running.iter().map(|it| it.clone()).collect()
+    }
+
     /// Ends all readers of all logs; what is durable stays readable.
     pub fn close_logs(&self) {
         for tenant in &self.shared.running {

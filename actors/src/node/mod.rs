@@ -7,6 +7,7 @@
 
 mod actor;
 mod handle;
+mod measures;
 mod message;
 
 pub use handle::{Base, NodeHandle};

@@ -188,6 +188,11 @@ impl TenantHandle {
             .await
     }
 
+    /// How many messages wait at its door.
+    pub(crate) fn depth(&self) -> usize {
+        self.shared.door.read().as_ref().map_or(0, Door::depth)
+    }
+
     /// The actors below, for the operator: at most `max` devices.
     pub(crate) fn supervision(&self, max: usize) -> serde_json::Value {
         let now = self.shared.base.clock.now();
@@ -201,7 +206,7 @@ impl TenantHandle {
             "actor": "tenant",
             "name": self.record().id,
             "status": format!("{:?}", self.cell().get_status()),
-            "queue": self.shared.door.read().as_ref().map_or(0, Door::depth),
+            "queue": self.depth(),
             "vitals": self.shared.vitals.to_json(now),
             "log": self.shared.log_vitals.to_json(now),
             "devices_total": devices.len(),

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Reading;
 use super::query::Wanted;
 use crate::credentials::{Caller, Ended};
 use crate::http::ApiState;
@@ -39,6 +40,7 @@ pub(super) struct Feed {
     stopping: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
     _place: Place,
+    _reading: Reading,
 }
 
 impl Feed {
@@ -66,6 +68,7 @@ impl Feed {
             stopping: api.stopping.clone(),
             clock: Arc::clone(&api.clock),
             _place: place,
+            _reading: Reading::by("sse"),
         };
         if let Some(reset) = reset {
             feed.reset(&reset);
@@ -130,6 +133,7 @@ impl Feed {
             let Some(entry) = self.queue.get(self.at) else {
                 self.queue.clear();
                 self.at = 0;
+                self.tell_end_of_lag();
                 return;
             };
             self.at += 1;
@@ -176,6 +180,14 @@ impl Feed {
                 });
             }
             Heard::Closed => self.is_over = true,
+        }
+    }
+
+    /// What was heard last reached the head, and nothing need follow it.
+    fn tell_end_of_lag(&mut self) {
+        if self.delivery.is_lagging() && self.listener.behind() == 0 {
+            self.delivery.fed_from(false);
+            self.word("lag", None, &json!({"behind": 0, "mode": "off"}));
         }
     }
 

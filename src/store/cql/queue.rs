@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actors::model::TenantId;
 use actors::ports::{Done, SubmitError, Ticket};
+use metrics::{Gauge, gauge};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -78,6 +79,8 @@ pub(super) struct Queue {
     pub(super) work: Notify,
     entries_max: usize,
     bytes_max: usize,
+    /// Bytes that wait, for whoever measures.
+    waiting: Gauge,
 }
 
 impl Queue {
@@ -87,6 +90,7 @@ impl Queue {
             work: Notify::new(),
             entries_max,
             bytes_max,
+            waiting: gauge!("buho_store_queue_bytes"),
         }
     }
 
@@ -135,6 +139,7 @@ impl Queue {
         };
         fifo.tickets += 1;
         fifo.bytes += job.weight();
+        self.waiting.increment(narrow(job.weight()));
         let ticket = fifo.tickets;
         fifo.jobs.push_back(Queued { ticket, job, done });
         let first = fifo.jobs.len() == 1 && !fifo.busy;
@@ -155,7 +160,9 @@ impl Queue {
             let Some(fifo) = inner.fifos.get_mut(&tenant) else {
                 continue;
             };
+            let before = fifo.bytes;
             let jobs = fifo.take();
+            self.waiting.decrement(narrow(before - fifo.bytes));
             if !jobs.is_empty() {
                 fifo.busy = true;
                 return Next::Jobs(Arc::clone(&fifo.slot), jobs);
@@ -189,7 +196,8 @@ impl Queue {
         ready.clear();
         let mut out = Vec::new();
         for fifo in fifos.values_mut() {
-            fifo.bytes = 0;
+            self.waiting
+                .decrement(narrow(std::mem::take(&mut fifo.bytes)));
             let Some(last) = fifo.jobs.back().map(|it| it.ticket) else {
                 continue;
             };
@@ -212,4 +220,8 @@ impl Queue {
         self.inner.lock().stopped.get_or_insert(reason);
         self.work.notify_one();
     }
+}
+
+fn narrow(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

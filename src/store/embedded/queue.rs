@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::ports::{Done, SubmitError, Ticket, Urgency};
+use metrics::{Gauge, gauge};
 use parking_lot::{Condvar, Mutex};
 
 use super::job::Encoded;
@@ -116,6 +117,8 @@ pub(super) struct Queue {
     work: Condvar,
     entries_max: usize,
     bytes_max: usize,
+    /// Bytes that wait, for whoever measures.
+    waiting: Gauge,
 }
 
 impl Queue {
@@ -125,6 +128,7 @@ impl Queue {
             work: Condvar::new(),
             entries_max,
             bytes_max,
+            waiting: gauge!("buho_store_queue_bytes"),
         }
     }
 
@@ -166,6 +170,7 @@ impl Queue {
         }
         fifo.tickets += 1;
         fifo.bytes += job.weight();
+        self.waiting.increment(narrow(job.weight()));
         let ticket = fifo.tickets;
         fifo.jobs.extend(done.take().map(|done| Queued {
             slot,
@@ -228,6 +233,7 @@ impl Queue {
                 break;
             }
         }
+        self.waiting.decrement(narrow(bytes));
         if ready.is_empty() {
             *since = None;
         }
@@ -251,12 +257,18 @@ impl Queue {
         inner.stopped = Some(SubmitError::Failed);
         inner.ready.clear();
         (inner.urgent, inner.since) = (0, None);
-        inner
-            .fifos
-            .values_mut()
-            .flat_map(|it| std::mem::take(&mut it.jobs))
-            .collect()
+        let mut waiting = Vec::new();
+        for fifo in inner.fifos.values_mut() {
+            self.waiting
+                .decrement(narrow(std::mem::take(&mut fifo.bytes)));
+            waiting.extend(fifo.jobs.drain(..));
+        }
+        waiting
     }
+}
+
+fn narrow(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

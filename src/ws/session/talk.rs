@@ -68,8 +68,7 @@ impl Session {
                     self.ack(cursor)?;
                 }
                 if let Some(reader) = self.reader.as_mut() {
-                    let position = reader.position();
-                    self.outbox.push_back(position);
+                    reader.say_position();
                 }
             }
             Op::Reauth { token } => {
