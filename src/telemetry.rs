@@ -29,6 +29,129 @@ const SECONDS: [f64; 16] = [
     5.0, 10.0,
 ];
 
+/// What each counter counts.
+const COUNTERS: [(&str, &str); 14] = [
+    ("buho_actor_crashes_total", "Actors that failed, by kind."),
+    (
+        "buho_deliveries_total",
+        "Messages handed to a network, by outcome; what is to come later is handed over again.",
+    ),
+    ("buho_http_requests_total", "HTTP calls that were answered."),
+    (
+        "buho_simulator_messages_total",
+        "Messages that the simulated network was given, by outcome.",
+    ),
+    (
+        "buho_simulator_receipts_total",
+        "Receipts that the simulated network has told.",
+    ),
+    ("buho_store_commits_total", "Commits that succeeded."),
+    (
+        "buho_store_record_bytes_total",
+        "Bytes of the rows that commits wrote.",
+    ),
+    (
+        "buho_store_records_total",
+        "Rows that commits wrote or removed.",
+    ),
+    ("buho_store_syncs_total", "Syncs to disk."),
+    (
+        "buho_store_write_failures_total",
+        "Writes that the servers of the store did not confirm, by the harm done.",
+    ),
+    (
+        "buho_store_write_retries_total",
+        "Writes that were tried again.",
+    ),
+    (
+        "buho_ws_closed_total",
+        "WebSockets that we ended, by close code.",
+    ),
+    ("buho_ws_frames_total", "WebSocket messages, by direction."),
+    (
+        "buho_ws_requests_total",
+        "Requests over WebSockets, by operation.",
+    ),
+];
+
+/// What each gauge shows.
+const GAUGES: [(&str, &str); 14] = [
+    ("buho_actors", "Actors in memory, by kind."),
+    (
+        "buho_actor_queue",
+        "Messages that wait at the doors of actors or are under way, by kind.",
+    ),
+    (
+        "buho_actor_queue_max",
+        "The longest of the queues of a kind of actor.",
+    ),
+    (
+        "buho_event_readers",
+        "Readers of event logs over HTTP, by transport.",
+    ),
+    ("buho_log_readers", "All readers of event logs."),
+    ("buho_log_ring_bytes", "Bytes of events kept in memory."),
+    (
+        "buho_outbox_messages",
+        "Messages in memory that wait for their network.",
+    ),
+    (
+        "buho_outbox_overflowing_devices",
+        "Devices of whose messages more may wait in the store.",
+    ),
+    (
+        "buho_simulator_kept",
+        "What the simulated network keeps for devices that are away.",
+    ),
+    (
+        "buho_simulator_timers",
+        "Receipts under way in the simulated network.",
+    ),
+    (
+        "buho_store_calls_under_way",
+        "Calls of the store's servers under way.",
+    ),
+    ("buho_store_queue_bytes", "Bytes that wait to be committed."),
+    (
+        "buho_store_queue_jobs",
+        "Jobs that wait to be committed or are being committed.",
+    ),
+    ("buho_ws_connections", "Open WebSockets."),
+];
+
+/// What each histogram measures.
+const HISTOGRAMS: [(&str, &str); 5] = [
+    (
+        "buho_handover_seconds",
+        "How long a network took for a batch of messages.",
+    ),
+    (
+        "buho_http_request_seconds",
+        "How long an HTTP call took, by route.",
+    ),
+    ("buho_store_commit_jobs", "Jobs of one commit."),
+    (
+        "buho_store_commit_seconds",
+        "How long a commit took, its sync included.",
+    ),
+    (
+        "buho_store_read_seconds",
+        "How long a read took, by operation.",
+    ),
+];
+
+fn describe() {
+    for (name, sense) in COUNTERS {
+        metrics::describe_counter!(name, sense);
+    }
+    for (name, sense) in GAUGES {
+        metrics::describe_gauge!(name, sense);
+    }
+    for (name, sense) in HISTOGRAMS {
+        metrics::describe_histogram!(name, sense);
+    }
+}
+
 /// How often what was measured is folded into the buckets, so that no measurement waits in memory for a reader.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -124,6 +247,7 @@ impl Metrics {
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::warn!("another metrics recorder was there first: /metrics stays empty");
             }
+            describe();
             handle
         });
         Self(handle.clone())

@@ -8,6 +8,7 @@ mod demo;
 mod exits;
 mod filesystem;
 mod kill;
+mod measures;
 mod outage;
 mod powercut;
 mod slow;
@@ -23,6 +24,7 @@ pub(crate) const CASES: &[&[Case]] = &[
     demo::CASES,
     exits::CASES,
     kill::CASES,
+    measures::CASES,
     outage::CASES,
     powercut::CASES,
     slow::CASES,

@@ -4,7 +4,8 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use super::binary::Binary;
-use crate::house::{Case, Client, Device, Socket, cases, phone, say, text};
+use super::measures::measured;
+use crate::house::{Case, Client, Device, Socket, cases, phone, say, text, until};
 
 const STALLED: usize = 20;
 const MESSAGES: usize = 20_000;
@@ -82,5 +83,56 @@ async fn flood(device: &Device, quick: &mut Socket, messages: usize) {
     tokio::join!(sending, reading);
 }
 
-pub(crate) const CASES: &[Case] =
-    cases![a_reader_that_never_reads_costs_little_and_only_itself.threaded()];
+/// Requests that a client has under way at most.
+const ASKED: usize = 64;
+
+async fn who_asks_much_and_never_reads_costs_little() {
+    let folder = tempdir().unwrap();
+    let mut gateway = Binary::serve(&folder.path().join("data")).await;
+    let client = gateway.tenant().await;
+    let device = client.device("one").await;
+    let words = "x".repeat(9_000);
+    let item = |index: usize| json!({"to": phone(index % 8), "content": text(&words)});
+    let body = json!({"messages": (0..100).map(item).collect::<Vec<_>>()});
+    device.post("/messages/batch", body).await.expect(202);
+    let ask = |id: usize| {
+        let params = json!({"device": device.id, "limit": 100});
+        json!({"op": "request", "id": id, "method": "list_messages", "params": params})
+    };
+    let mut quick = client.socket().await;
+    let mut read = async || {
+        for id in 0..ASKED {
+            quick.send(&ask(id)).await;
+            let reply = quick.until_op("reply").await;
+            assert_eq!(reply["ok"]["items"].as_array().map(Vec::len), Some(100));
+        }
+    };
+    read().await;
+    let before = gateway.memory();
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        let mut socket = client.handshake().receive_buffer(4_096).welcome().await;
+        socket.send(&(0..ASKED).map(ask).collect()).await;
+        stalled.push(socket);
+    }
+    let asked = "buho_ws_requests_total{method=\"list_messages\"}";
+    let all = f64::from(u32::try_from((STALLED + 1) * ASKED).unwrap());
+    until("everything was asked", async || {
+        all <= measured(&client, asked).await
+    })
+    .await;
+    // Whatever is read for those who stand still is read before this.
+    read().await;
+    let after = gateway.memory();
+    say(&format!("memory grew from {before} to {after} bytes"));
+    let bound = STALLED * READER_MAX + NOISE;
+    assert!(after <= before + bound, "{after} > {before} + {bound}");
+    stalled.into_iter().for_each(Socket::cut);
+    quick.close().await;
+    gateway.kill().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    a_reader_that_never_reads_costs_little_and_only_itself.threaded(),
+    who_asks_much_and_never_reads_costs_little.threaded(),
+];

@@ -153,6 +153,29 @@ async fn a_members_wrong_type_is_an_answer_or_a_close_but_never_silence() {
     house.close().await;
 }
 
+async fn too_many_frames_are_refused_and_then_4100() {
+    let house = House::open_with("streams.rate = 2\nstreams.burst = 1\n").await;
+    let mut socket = house.socket().await;
+    let requests: Vec<_> = (0..20)
+        .map(|id| json!({"op": "request", "id": id, "method": "read_me", "params": {}}))
+        .collect();
+    socket.send(&json!(requests)).await;
+    let mut refused = 0;
+    for _ in 0..20 {
+        let reply = socket.until_op("reply").await;
+        if reply["ok"].is_null() {
+            assert_eq!(reply["error"]["code"], "rate_limited", "{reply}");
+            assert!(reply["error"]["retry_after_ms"].is_u64(), "{reply}");
+            refused += 1;
+        }
+    }
+    assert!(0 < refused, "a request too many is an answer");
+    let beats = vec![json!({"op": "heartbeat"}); 20];
+    socket.send(&json!(beats)).await;
+    assert_eq!(socket.until_close().await, 4100);
+    house.close().await;
+}
+
 /// A heartbeat of exactly this many bytes.
 fn padded(bytes: usize) -> String {
     let plain = json!({"op": "heartbeat", "pad": ""}).to_string();
@@ -180,4 +203,5 @@ pub(crate) const CASES: &[Case] = cases![
     a_shutdown_closes_with_4001,
     a_second_subscription_does_not_double_what_is_heard,
     a_members_wrong_type_is_an_answer_or_a_close_but_never_silence,
+    too_many_frames_are_refused_and_then_4100,
 ];

@@ -179,5 +179,24 @@ async fn all_delivered(client: &Client, device: &Device) -> bool {
     waiting["items"] == json!([]) && sent["items"] == json!([])
 }
 
-pub(crate) const CASES: &[Case] =
-    cases![two_hundred_cuts_lose_nothing_and_keep_the_order.threaded()];
+async fn a_lost_place_is_told_before_any_position() {
+    let house = House::open().await;
+    let device = house.device("one").await;
+    device.send(&phone(1), "hola").await;
+    let mut socket = house.socket().await;
+    let subscribe = json!({"op": "subscribe", "id": 1, "filter": {}, "after": "999999-1"});
+    socket.send(&json!([subscribe, {"op": "heartbeat"}])).await;
+    let mut ops = Vec::new();
+    while ops.last().is_none_or(|it| it != "position") {
+        ops.push(socket.frame().await["op"].as_str().unwrap().to_owned());
+    }
+    ops.retain(|it| it != "heartbeat_ack");
+    assert_eq!(ops, ["ready", "reset", "position"]);
+    socket.close().await;
+    house.close().await;
+}
+
+pub(crate) const CASES: &[Case] = cases![
+    two_hundred_cuts_lose_nothing_and_keep_the_order.threaded(),
+    a_lost_place_is_told_before_any_position,
+];
