@@ -204,3 +204,78 @@ impl Reader {
         self.delivery.set_sight(sight);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actors::log::{Log, RingBudget, Sequencer};
+    use actors::model::{EntryDraft, EventType, ScopeSet, TenantId, Timestamp};
+    use actors::ports::LogReader;
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A log on disk.
+    struct Kept(Vec<Arc<Entry>>);
+
+    #[async_trait]
+    impl LogReader for Kept {
+        async fn entries(
+            &self,
+            _: TenantId,
+            after: u64,
+            _: usize,
+            _: usize,
+        ) -> Result<Vec<Arc<Entry>>, StoreError> {
+            let beyond = self.0.iter().filter(|it| after < it.cursor().seq);
+            Ok(beyond.cloned().collect())
+        }
+
+        async fn seq_before(&self, _: TenantId, _: Timestamp) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lag_is_over_when_the_last_chunk_reaches_the_head() {
+        let (tenant, start) = (TenantId::generate(), Cursor { epoch: 1, seq: 0 });
+        // A ring that holds one entry: everything before it is read from the store.
+        let log = Arc::new(Log::new(tenant, start, 0, Arc::new(RingBudget::new(1))));
+        let mut sequencer = Sequencer::new(tenant, start);
+        let draft = EntryDraft {
+            kind: EventType::DeviceState,
+            time: Timestamp::from_millis(1),
+            device: None,
+            chat: None,
+            direction: None,
+            data: bytes::Bytes::from_static(b"{}"),
+        };
+        let entries: Vec<_> = (0..3).map(|_| sequencer.place(draft.clone())).collect();
+        let store = Arc::new(Kept(entries.clone()));
+        let sight = Sight::new(ScopeSet::tenant(), &[]);
+        let delivery = Delivery::new(Filter::default(), sight, start, 0);
+        let listener = Listener::new(Arc::clone(&log), store, 0);
+        let mut reader = Reader::new(Codec::Json, listener, delivery, None, 100);
+        let said = |reader: &mut Reader| {
+            let messages = std::iter::from_fn(|| reader.next_message(Instant::now()));
+            let word = |message: Message| {
+                let frame: serde_json::Value =
+                    serde_json::from_str(message.to_text().unwrap()).unwrap();
+                format!("{} {}", frame["op"], frame["mode"]).replace('"', "")
+            };
+            messages.map(word).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&mut reader), ["position null"]);
+        log.publish(&entries);
+        let heard = reader.listen().await.unwrap();
+        reader.heard(heard).unwrap();
+        let expected = [
+            "lag on",
+            "event null",
+            "event null",
+            "event null",
+            "lag off",
+        ];
+        assert_eq!(said(&mut reader), expected);
+        assert!(said(&mut reader).is_empty());
+    }
+}
