@@ -111,11 +111,16 @@ const GAUGES: [(&str, &str); 14] = [
         "buho_store_calls_under_way",
         "Calls of the store's servers under way.",
     ),
+    (
+        "buho_store_buffer_bytes",
+        "Bytes of the embedded store's tables in memory, which its threads flush.",
+    ),
     ("buho_store_queue_bytes", "Bytes that wait to be committed."),
     (
         "buho_store_queue_jobs",
         "Jobs that wait to be committed or are being committed.",
     ),
+    ("buho_tasks", "Tasks of the runtime that are alive."),
     ("buho_ws_connections", "Open WebSockets."),
 ];
 
