@@ -75,7 +75,7 @@ const COUNTERS: [(&str, &str); 14] = [
 ];
 
 /// What each gauge shows.
-const GAUGES: [(&str, &str); 14] = [
+const GAUGES: [(&str, &str); 16] = [
     ("buho_actors", "Actors in memory, by kind."),
     (
         "buho_actor_queue",

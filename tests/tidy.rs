@@ -30,7 +30,7 @@ const STRANGERS: &[(&str, &[&str])] = &[
     ("src/ws", &["fjall", "crate::store", "crate::connector"]),
     ("src/store", &["axum", "crate::http", "crate::ws"]),
     ("src/connector", &["axum", "crate::http", "crate::ws"]),
-    ("tests/it", &["actors::", "fjall"]),
+    ("tests/it", &["fjall"]),
     ("loadtest/src", &["actors::", "gateway::"]),
 ];
 
@@ -41,6 +41,7 @@ const HOMES: &[(&str, &str, &str)] = &[
     ("actors/src", ".cast(", "actors/src/door.rs"),
     ("actors/src", ".send_message(", "actors/src/door.rs"),
     ("src", ".cast(", "src/never"),
+    ("tests/it", "actors::", "tests/it/house/bugs"),
     ("src", "scylla::", "src/store/cql"),
 ];
 

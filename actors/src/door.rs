@@ -32,6 +32,18 @@ pub struct Door<M> {
 #[derive(Debug)]
 pub struct Place {
     _permit: Option<OwnedSemaphorePermit>,
+    _call: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Place {
+    /// Keeps what the call needs for as long as the place is taken.
+    #[must_use]
+    pub fn holding(self, call: Option<Arc<OwnedSemaphorePermit>>) -> Self {
+        Self {
+            _call: call,
+            ..self
+        }
+    }
 }
 
 /// Where an actor puts its answer. Travels inside the message, with its place.
@@ -85,6 +97,7 @@ impl<M: Send + 'static> Door<M> {
             .map_err(|_| CommandError::Busy)?;
         Ok(Place {
             _permit: Some(permit),
+            _call: None,
         })
     }
 
@@ -92,6 +105,7 @@ impl<M: Send + 'static> Door<M> {
     pub async fn place_when_free(&self) -> Place {
         Place {
             _permit: Arc::clone(&self.permits).acquire_owned().await.ok(),
+            _call: None,
         }
     }
 

@@ -14,6 +14,8 @@ pub mod node;
 pub mod ports;
 pub mod supervise;
 pub mod tenant;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::{CommandError, StartError};
 pub use limits::Limits;

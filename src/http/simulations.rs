@@ -63,6 +63,9 @@ impl From<SimulationError> for ApiError {
             SimulationError::UnknownMessage => Code::Invalid,
             SimulationError::Busy => Code::Busy,
             SimulationError::Away => Code::Unavailable,
+            SimulationError::Full => Code::StorageFull,
+            SimulationError::Failed => Code::StoreFailed,
+            SimulationError::Unknown => Code::OutcomeUnknown,
         };
         match error {
             SimulationError::UnknownMessage => {
@@ -72,7 +75,10 @@ impl From<SimulationError> for ApiError {
             | SimulationError::NotLinked
             | SimulationError::NumberTaken
             | SimulationError::Busy
-            | SimulationError::Away => Self::new(code).detail(error.to_string()),
+            | SimulationError::Away
+            | SimulationError::Full
+            | SimulationError::Failed
+            | SimulationError::Unknown => Self::new(code).detail(error.to_string()),
         }
     }
 }

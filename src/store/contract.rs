@@ -162,6 +162,7 @@ pub(crate) fn device_record(now: Timestamp) -> DeviceRecord {
         desired: Desired::Connected,
         session: SessionState::created(now),
         last_inbound_at: None,
+        last_ack_at: None,
         metadata: [("k".to_owned(), "v".to_owned())].into(),
         created_at: now,
     }

@@ -245,6 +245,8 @@ async fn what_a_full_disk_refuses_does_not_happen_later() {
     renamed.problem(507, "storage_full");
     let connected = device.post("/connect", json!({})).await;
     connected.problem(507, "storage_full");
+    let deleted = house.delete(&device.path("")).await;
+    deleted.problem(507, "storage_full");
     let made = json!({"name": "two", "connector": "simulator"});
     let made = house.post("/v1/devices", made).await;
     made.problem(507, "storage_full");
@@ -322,6 +324,59 @@ async fn patches_of_different_pairs_at_once_are_all_kept() {
     house.close().await;
 }
 
+/// Cold chats read the store first, and a batch waits for places: both are slow to come to the writer.
+async fn a_send_that_was_taken_while_its_device_goes_ends_as_failed() {
+    let house = House::open().await;
+    for _ in 0..5 {
+        let device = house.fresh_device("one").await;
+        let head = house.head().await;
+        let send = async |sender: usize| {
+            let mut taken = Vec::new();
+            for round in 0.. {
+                let item = |number: usize| {
+                    // Half of them to one chat, so that they wait; the rest each to a chat of its own.
+                    let cold = 1 + sender * 1_000 + round * 25 + number;
+                    let chat = if number < 25 { sender } else { cold };
+                    json!({"to": phone(chat), "content": text("x")})
+                };
+                let messages: Vec<_> = (0..50).map(item).collect();
+                let body = json!({"messages": messages});
+                let answer = device.post("/messages/batch", body).await;
+                if answer.status == 404 {
+                    break;
+                }
+                let answer = answer.expect(202);
+                for item in answer["items"].as_array().unwrap() {
+                    match item["ok"]["id"].as_str() {
+                        Some(id) => taken.push(id.to_owned()),
+                        None => assert_eq!(item["error"]["code"], "not_found", "{item}"),
+                    }
+                }
+            }
+            taken
+        };
+        let removal = async {
+            until("there is traffic", async || {
+                20 < read_log(&house, &head).await.len()
+            })
+            .await;
+            house.delete(&device.path("")).await.expect(204);
+        };
+        let (taken, ()) = tokio::join!(join_all((0..4).map(send)), removal);
+        let log = read_log(&house, &head).await;
+        assert_eq!(log.last().unwrap()["type"], "device.deleted");
+        for id in taken.concat() {
+            let of_it = log.iter().filter(|it| it["data"]["id"] == id);
+            let kinds: Vec<_> = of_it
+                .map(|it| (it["type"].as_str(), it["data"]["error"]["code"].as_str()))
+                .collect();
+            let failed = (Some("message.status"), Some("device_deleted"));
+            assert_eq!(kinds, [(Some("message.created"), None), failed], "{id}");
+        }
+    }
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     a_new_device_is_created_with_its_place_and_its_event,
     the_simulator_is_the_default_and_an_object_names_it_too,
@@ -333,6 +388,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_deleted_device_is_gone_with_its_history_and_its_queue_fails,
     devices_are_there_again_after_a_restart,
     what_a_full_disk_refuses_does_not_happen_later.embedded(),
+    a_send_that_was_taken_while_its_device_goes_ends_as_failed.threaded(),
     nothing_is_told_of_a_device_behind_its_end_and_nothing_taken_is_left_open.threaded(),
     patches_of_different_pairs_at_once_are_all_kept,
 ];

@@ -30,6 +30,7 @@ mod queries;
 mod sessions;
 mod simulations;
 mod streams;
+mod supervision;
 mod ws;
 
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ const SUITES: &[&[&[Case]]] = &[
         sessions::CASES,
         simulations::CASES,
         streams::CASES,
+        supervision::CASES,
     ],
     process::CASES,
     ws::CASES,

@@ -220,7 +220,7 @@ async fn the_sessions_list_counts_by_state() {
 }
 
 async fn a_session_tells_when_something_last_came_in_and_was_acknowledged() {
-    let house = House::open().await;
+    let mut house = House::open().await;
     let device = house.device("one").await;
     device.hears(&phone(1), "hola").await;
     let sent = device.send(&phone(1), "hola").await;
@@ -232,6 +232,17 @@ async fn a_session_tells_when_something_last_came_in_and_was_acknowledged() {
         session["last_inbound_at"].is_string() && session["last_ack_at"].is_string()
     })
     .await;
+    let times = async || {
+        let session = device.get("/session").await.expect(200);
+        (
+            session["last_inbound_at"].clone(),
+            session["last_ack_at"].clone(),
+        )
+    };
+    device.post("/disconnect", json!({})).await.expect(200);
+    let before = times().await;
+    house.restart().await;
+    assert_eq!(times().await, before);
     house.close().await;
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Case, House, Sse, cases, person, phone, read_log, text, walk};
+use crate::house::{Case, DISK_FULL, House, Sse, cases, person, phone, read_log, text, walk};
 
 async fn an_inbound_message_takes_the_normal_path() {
     let house = House::open().await;
@@ -176,6 +176,21 @@ async fn a_phone_behaves_as_told_also_after_a_restart() {
     house.close().await;
 }
 
+async fn a_lever_on_a_full_disk_says_so() {
+    let mut house = House::open().await;
+    let device = house.device("one").await;
+    house.restart_with(DISK_FULL).await;
+    let path = format!("/simulations/phones/{}", phone(1));
+    let set = device.put(&path, json!({"online": false})).await;
+    set.problem(507, "storage_full");
+    house.restart().await;
+    device.until_state("connected").await;
+    let sent = device.send(&phone(1), "it is online as before").await;
+    let id = sent["id"].as_str().unwrap();
+    device.until_status(id, "delivered").await;
+    house.close().await;
+}
+
 async fn the_star_sets_the_default_of_all_phones() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -337,6 +352,7 @@ pub(crate) const CASES: &[Case] = cases![
     a_later_receipt_implies_the_earlier_ones,
     a_receipt_names_a_message_and_a_status,
     a_phone_behaves_as_told_also_after_a_restart,
+    a_lever_on_a_full_disk_says_so.embedded(),
     the_star_sets_the_default_of_all_phones,
     a_dropped_connection_comes_back_by_itself,
     a_ban_fails_the_device_and_says_why,

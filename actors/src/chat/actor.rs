@@ -61,6 +61,8 @@ impl Actor for ChatActor {
             trace,
             before,
         } = args;
+        #[cfg(feature = "testing")]
+        crate::testing::at_start("chat", &format_args!("{} {jid}", home.device));
         let mut settled = Ok(());
         if let Some((cell, ticket)) = before {
             // Never two at a time, and never a row that the predecessor is about to change.
@@ -97,6 +99,8 @@ impl Actor for ChatActor {
         message: ChatMsg,
         chat: &mut Chatting,
     ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "testing")]
+        crate::testing::at_message("chat", &format_args!("{} {}", chat.home.device, chat.jid));
         if chat.is_gone {
             drop(myself.drain());
             // Where the store takes nothing, that is the reason; else the next one finds a successor.

@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
 use ractor::{ActorCell, ActorRef, ActorRuntime, ActorStatus};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::actor::{ChatActor, ChatArgs};
@@ -188,6 +188,8 @@ pub(super) struct ChatTrace {
     pub(super) ended: AtomicBool,
     /// When it was last used.
     used: AtomicI64,
+    /// Set once its crash has been counted: its successor may not start before.
+    rests_until: AtomicI64,
 }
 
 #[derive(Clone)]
@@ -208,6 +210,8 @@ pub struct ChatHome {
     pub supervisor: ActorCell,
     /// The rest of the device.
     pub owner: Arc<dyn ChatOwner>,
+    /// Keeps the device from being removed until the call is settled, also where nobody waits for it any more.
+    pub call: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl fmt::Debug for ChatHome {
@@ -364,7 +368,7 @@ impl Chats {
             chat,
         };
         let slot = self.slot(home, &key, None)?;
-        let place = slot.door.place()?;
+        let place = slot.door.place()?.holding(home.call.clone());
         let answer = self.push_at(home, &key, slot, place, message)?;
         answer_of(answer, self.limits.chat.answer_max).await
     }
@@ -381,6 +385,7 @@ impl Chats {
         };
         let slot = self.slot(home, &key, None)?;
         let place = slot.door.place_when_free().await;
+        let place = place.holding(home.call.clone());
         self.push_at(home, &key, slot, place, message)
     }
 
@@ -453,8 +458,19 @@ impl Chats {
             && !before.trace.ended.load(Ordering::Acquire)
             && before.door.actor().get_status() == ActorStatus::Stopped
         {
-            metrics::counter!("buho_actor_crashes_total", "actor" => "chat").increment(1);
-            if let Verdict::Rest { until: _ } = budget.lock().spend(now) {
+            let mut rests_until = before.trace.rests_until.load(Ordering::Acquire);
+            if rests_until == 0 {
+                metrics::counter!("buho_actor_crashes_total", "actor" => "chat").increment(1);
+                rests_until = match budget.lock().spend(now) {
+                    Verdict::Restart => now.as_millis(),
+                    Verdict::Rest { until } => until.as_millis(),
+                };
+                before
+                    .trace
+                    .rests_until
+                    .store(rests_until, Ordering::Release);
+            }
+            if now.as_millis() < rests_until {
                 return Err(CommandError::Unavailable);
             }
         }
@@ -466,7 +482,10 @@ impl Chats {
             trace.ticket.store(ticket, Ordering::Release);
         }
         let args = ChatArgs {
-            home: home.clone(),
+            home: ChatHome {
+                call: None,
+                ..home.clone()
+            },
             jid: key.chat.clone(),
             store: Arc::clone(&self.store),
             clock: Arc::clone(&self.clock),

@@ -7,9 +7,10 @@ use serde::Serialize;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::changes::Changes;
-use super::handle::{DeviceHandle, DeviceShared, OutboxView};
+use super::handle::DeviceHandle;
 use super::message::{DeviceMsg, DevicePatch, HandedOver};
 use super::outbox::Outbox;
+use super::shared::{DeviceShared, OutboxView};
 use super::sink::DeviceSink;
 use super::state::{BackOff, Effect, Input, apply};
 use super::work;
@@ -72,6 +73,8 @@ impl Actor for DeviceActor {
         myself: ActorRef<DeviceMsg>,
         shared: Arc<DeviceShared>,
     ) -> Result<Box<Working>, ActorProcessingErr> {
+        #[cfg(feature = "testing")]
+        crate::testing::at_start("device", &shared.id());
         let record = (*shared.record()).clone();
         let connector = shared.base().connector(record.connector.kind())?;
         let batch_max = connector.capabilities().batch_max;
@@ -113,6 +116,8 @@ impl Actor for DeviceActor {
         message: DeviceMsg,
         device: &mut Box<Working>,
     ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "testing")]
+        crate::testing::at_message("device", &device.shared.id());
         while device.tasks.try_join_next().is_some() {}
         match message {
             DeviceMsg::Command { input, reply } => device.command(input, reply),
@@ -190,6 +195,7 @@ impl Actor for DeviceActor {
             .get_cell()
             .drain_children_and_wait(Some(Duration::from_secs(5)))
             .await;
+        device.save_times();
         device.shared.set_session(None);
         Ok(())
     }
@@ -378,6 +384,7 @@ impl Working {
         if self.removing {
             return;
         }
+        self.note_times();
         let Some((writes, entries)) = self.changes.save(&self.record) else {
             return;
         };
@@ -397,6 +404,20 @@ impl Working {
             done,
         };
         let _told = self.shared.store().submit(self.shared.tenant(), job);
+    }
+
+    /// When the network was last heard goes with the next save, or at the end: no message is worth one for that.
+    fn note_times(&mut self) {
+        let shown = DeviceHandle::from(Arc::clone(&self.shared)).session();
+        self.record.last_inbound_at = shown.last_inbound_at;
+        self.record.last_ack_at = shown.last_ack_at;
+    }
+
+    fn save_times(&mut self) {
+        self.note_times();
+        if self.changes.is_durable() && self.record != *self.shared.record() {
+            self.save();
+        }
     }
 
     fn save_again_soon(&mut self) {
@@ -548,6 +569,10 @@ impl Working {
     fn remove(&mut self, reply: Reply<()>) {
         if self.removing {
             return reply.send(Err(CommandError::NotFound));
+        }
+        // There is no way back once the device has left its network.
+        if let Err(error) = self.writable() {
+            return reply.send(Err(error));
         }
         self.removing = true;
         self.shared.set_removing();

@@ -1,170 +1,27 @@
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorCell};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::actor::DeviceActor;
 use super::message::{DeviceMsg, DevicePatch};
+use super::shared::{DeviceShared, OutboxView};
 use super::state::Input;
-use crate::chat::{ChatHome, ChatOwner, Chats, Draft, ReadMark, SentMessage};
+use crate::chat::{ChatHome, ChatOwner, Draft, ReadMark, SentMessage};
 use crate::door::Door;
-use crate::log::Log;
 use crate::model::{
-    Chat, DeviceId, DeviceRecord, Direction, Jid, MessageBody, MessageId, Qr,
-    Session as SessionView, TenantId, Timestamp,
+    Chat, DeviceId, DeviceRecord, Direction, Jid, MessageId, Qr, Session as SessionView, TenantId,
+    Timestamp,
 };
-use crate::ports::connector::{Command, Session, Typing};
-use crate::ports::{Claim, Clock, MessageFilter, MessagePage, MessageQuery, Order, Store};
+use crate::ports::connector::{Command, Typing};
+use crate::ports::{Claim, MessageFilter, MessagePage, MessageQuery, Order};
 use crate::supervise::Vitals;
 use crate::tenant::Shared as TenantShared;
 use crate::{CommandError, StartError};
-
-/// What a device leaves on the desk for those who must not wait for its actor.
-pub(crate) struct DeviceShared {
-    id: DeviceId,
-    tenant: Arc<TenantShared>,
-    /// What is durable, and so may be shown.
-    record: RwLock<Arc<DeviceRecord>>,
-    qr: Mutex<Option<Qr>>,
-    changed: watch::Sender<u64>,
-    door: RwLock<Option<Door<DeviceMsg>>>,
-    session: RwLock<Option<Arc<dyn Session>>>,
-    /// What waits for the network in memory, and whether more does in the store.
-    outbox_messages: AtomicUsize,
-    outbox_goes_on: AtomicBool,
-    /// Fresh messages on their way to the actor.
-    offered: AtomicUsize,
-    overlooked: AtomicBool,
-    removing: AtomicBool,
-    last_inbound: AtomicI64,
-    last_ack: AtomicI64,
-    pub(crate) vitals: Vitals,
-}
-
-impl DeviceShared {
-    pub(super) fn id(&self) -> DeviceId {
-        self.id
-    }
-
-    pub(super) fn tenant(&self) -> TenantId {
-        self.tenant.id()
-    }
-
-    pub(super) fn store(&self) -> &Arc<dyn Store> {
-        &self.tenant.base().store
-    }
-
-    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.tenant.base().clock
-    }
-
-    pub(super) fn chats(&self) -> &Arc<Chats> {
-        &self.tenant.base().chats
-    }
-
-    pub(super) fn base(&self) -> &crate::node::Base {
-        self.tenant.base()
-    }
-
-    pub(super) fn log(&self) -> Option<Arc<Log>> {
-        self.store().log(self.tenant())
-    }
-
-    pub(super) fn record(&self) -> Arc<DeviceRecord> {
-        Arc::clone(&self.record.read())
-    }
-
-    /// Shows a record that is durable.
-    pub(super) fn show(&self, record: Arc<DeviceRecord>) {
-        *self.record.write() = record;
-        self.changed.send_modify(|it| *it = it.wrapping_add(1));
-    }
-
-    pub(super) fn show_qr(&self, qr: Option<Qr>) {
-        *self.qr.lock() = qr;
-        self.changed.send_modify(|it| *it = it.wrapping_add(1));
-    }
-
-    pub(super) fn set_session(&self, session: Option<Arc<dyn Session>>) {
-        *self.session.write() = session;
-    }
-
-    pub(super) fn session(&self) -> Option<Arc<dyn Session>> {
-        self.session.read().clone()
-    }
-
-    pub(super) fn show_outbox(&self, view: OutboxView) {
-        self.outbox_messages.store(view.messages, Ordering::Relaxed);
-        self.outbox_goes_on.store(view.goes_on, Ordering::Relaxed);
-    }
-
-    pub(super) fn set_removing(&self) {
-        self.removing.store(true, Ordering::Release);
-    }
-
-    /// The network was heard.
-    pub(super) fn heard(&self) {
-        self.last_inbound
-            .store(self.clock().now().as_millis(), Ordering::Relaxed);
-    }
-
-    /// The network has confirmed something.
-    pub(super) fn acknowledged(&self) {
-        self.last_ack
-            .store(self.clock().now().as_millis(), Ordering::Relaxed);
-    }
-
-    /// A message that was offered has reached the actor.
-    pub(super) fn offer_arrived(&self) {
-        self.offered.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// From now on what does not fit is told again.
-    pub(super) fn overlooked_arrived(&self) {
-        self.overlooked.store(false, Ordering::Release);
-    }
-
-    /// Tells the actor what its own work or its network has to say. Bounded by who may say it: one batch, one save, one
-    /// page at a time, and the few notes of a session. Says whether the actor will hear it: one that is gone has no
-    /// use for it, because its successor starts from the store.
-    pub(super) fn tell(&self, message: DeviceMsg) -> bool {
-        let door = self.door.read();
-        door.as_ref().is_some_and(|it| it.push(message).is_ok())
-    }
-}
-
-impl ChatOwner for DeviceShared {
-    fn jid(&self) -> Option<Jid> {
-        self.record.read().jid()
-    }
-
-    fn offer(&self, body: Arc<MessageBody>) {
-        if self.offered.fetch_add(1, Ordering::AcqRel) < self.base().limits.outbox_window {
-            if !self.tell(DeviceMsg::Offered(body)) {
-                self.offered.fetch_sub(1, Ordering::AcqRel);
-            }
-            return;
-        }
-        self.offered.fetch_sub(1, Ordering::AcqRel);
-        if !self.overlooked.swap(true, Ordering::AcqRel) {
-            let _heard = self.tell(DeviceMsg::Overlooked);
-        }
-    }
-}
-
-/// What of a device waits for the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OutboxView {
-    /// Messages in memory.
-    pub(crate) messages: usize,
-    /// Whether more waits in the store, or may.
-    pub(crate) goes_on: bool,
-}
 
 /// A device, as everybody else sees it. Cheap to clone; outlives a restart of the actor.
 #[derive(Clone)]
@@ -188,26 +45,8 @@ const TELL_READ_TIME_MAX: Duration = Duration::from_secs(5);
 impl DeviceHandle {
     /// Makes a device known; [`Self::start`] brings it to life.
     pub(crate) fn new(tenant: Arc<TenantShared>, record: DeviceRecord) -> Self {
-        let last_inbound = record.last_inbound_at.map_or(0, Timestamp::as_millis);
-        let shared = DeviceShared {
-            id: record.id,
-            tenant,
-            record: RwLock::new(Arc::new(record)),
-            qr: Mutex::new(None),
-            changed: watch::Sender::new(0),
-            door: RwLock::new(None),
-            session: RwLock::new(None),
-            outbox_messages: AtomicUsize::new(0),
-            outbox_goes_on: AtomicBool::new(false),
-            offered: AtomicUsize::new(0),
-            overlooked: AtomicBool::new(false),
-            removing: AtomicBool::new(false),
-            last_inbound: AtomicI64::new(last_inbound),
-            last_ack: AtomicI64::new(0),
-            vitals: Vitals::default(),
-        };
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(DeviceShared::new(tenant, record)),
         }
     }
 
@@ -287,7 +126,19 @@ impl DeviceHandle {
             device: self.shared.id,
             supervisor,
             owner: Arc::clone(&self.shared) as Arc<dyn ChatOwner>,
+            call: None,
         }
+    }
+
+    /// As [`Self::home`], for a send: the device is not removed before it is settled.
+    fn home_for_send(&self) -> Result<ChatHome, CommandError> {
+        self.present()?;
+        let call = Arc::clone(&self.shared.sends).try_acquire_owned();
+        let call = call.map_err(|_removing| CommandError::NotFound)?;
+        Ok(ChatHome {
+            call: Some(Arc::new(call)),
+            ..self.home()
+        })
     }
 
     /// Its id.
@@ -409,11 +260,8 @@ impl DeviceHandle {
         draft: Draft,
         claim: Option<Claim>,
     ) -> Result<SentMessage, CommandError> {
-        self.present()?;
-        self.shared
-            .chats()
-            .send(&self.home(), chat, draft, claim)
-            .await
+        let home = self.home_for_send()?;
+        self.shared.chats().send(&home, chat, draft, claim).await
     }
 
     /// As [`Self::send`], in the order of the calls; see [`Chats::send_in_order`].
@@ -428,10 +276,10 @@ impl DeviceHandle {
         claim: Option<Claim>,
         deadline: Instant,
     ) -> Result<impl Future<Output = Result<SentMessage, CommandError>> + use<>, CommandError> {
-        self.present()?;
+        let home = self.home_for_send()?;
         self.shared
             .chats()
-            .send_in_order(&self.home(), chat, draft, claim, deadline)
+            .send_in_order(&home, chat, draft, claim, deadline)
             .await
     }
 

@@ -11,11 +11,12 @@ mod changes;
 mod handle;
 mod message;
 mod outbox;
+mod shared;
 mod sink;
 mod state;
 mod work;
 
 pub use handle::DeviceHandle;
-pub(crate) use handle::OutboxView;
 pub(crate) use message::check_description;
 pub use message::{DevicePatch, MetadataPatch};
+pub(crate) use shared::OutboxView;

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::handle::{DeviceHandle, DeviceShared};
+use super::handle::DeviceHandle;
 use super::message::DeviceMsg;
+use super::shared::DeviceShared;
 use super::state::Input;
 use crate::CommandError;
 use crate::chat::{StepOf, id_of_upstream, to_json};

@@ -292,6 +292,7 @@ mod tests {
             desired: Desired::Disconnected,
             session: SessionState::created(now),
             last_inbound_at: None,
+            last_ack_at: None,
             metadata: Metadata::new(),
             created_at: now,
         }

@@ -257,7 +257,8 @@ pub(super) async fn remove(
     session.stop(how).await;
     let shared = device.shared();
     let (tenant, id) = (shared.tenant(), shared.id());
-    // Behind every send that is already on its way to the store.
+    shared.end_sends().await;
+    // Behind everything else that is already on its way to the store.
     drop(commit(&**shared.store(), tenant, Vec::new(), Vec::new(), None).await);
     loop {
         match shared.store().outbox(tenant, id, None, REMOVE_PAGE).await {

@@ -59,6 +59,8 @@ impl Actor for LogActor {
             clock,
             options,
         } = args;
+        #[cfg(feature = "testing")]
+        crate::testing::at_start("log", &log.tenant());
         let stored = store.consumers(log.tenant()).await?;
         let consumers = Consumers::new(log.head().epoch, options.consumers_max, stored);
         let mut keeping = Keeping {
@@ -84,6 +86,8 @@ impl Actor for LogActor {
         message: LogMsg,
         keeping: &mut Keeping,
     ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "testing")]
+        crate::testing::at_message("log", &keeping.log.tenant());
         match message {
             LogMsg::Attach { name, fresh, reply } => keeping.attach(name, fresh, reply),
             LogMsg::Detach {
@@ -94,7 +98,9 @@ impl Actor for LogActor {
             LogMsg::List { reply } => reply.send(Ok(keeping.consumers.list())),
             LogMsg::Seek { name, to, reply } => keeping.seek(&name, to, reply),
             LogMsg::Moved { name, to } => keeping.moved(&name, to),
-            LogMsg::Delete { name, reply } => keeping.delete(&name, reply),
+            LogMsg::Delete { name, reply } => keeping.delete(name, reply),
+            LogMsg::Deleted { name } => keeping.consumers.delete(&name),
+            LogMsg::Kept { name } => keeping.kept(&name),
             LogMsg::Tick => keeping.tick(),
         }
         Ok(())
@@ -163,17 +169,30 @@ impl Keeping {
         self.set_alarm();
     }
 
-    fn delete(&mut self, name: &ConsumerName, reply: Reply<()>) {
-        if !self.consumers.delete(name) {
-            return reply.send(Err(CommandError::NotFound));
+    /// The name, and whoever holds it, stay until the store has let it go.
+    fn delete(&mut self, name: ConsumerName, reply: Reply<()>) {
+        if let Err(refused) = self.consumers.leave(&name) {
+            return reply.send(Err(refused));
         }
+        let removed = Write::ConsumerRemoved(name.to_string());
+        let door = self.door.clone();
         let done = move |outcome| {
-            reply.send(match outcome {
-                Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => Ok(()),
-                Outcome::Failed(error) => Err(unsure(&error)),
-            });
+            // Where the actor is gone, its successor reads from the store what is left.
+            let (message, answer) = match outcome {
+                Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
+                    (LogMsg::Deleted { name }, Ok(()))
+                }
+                Outcome::Failed(error) => (LogMsg::Kept { name }, Err(unsure(&error))),
+            };
+            drop(door.push(message));
+            reply.send(answer);
         };
-        self.submit(vec![Write::ConsumerRemoved(name.to_string())], done);
+        self.submit(vec![removed], done);
+    }
+
+    fn kept(&mut self, name: &ConsumerName) {
+        self.consumers.keep(name);
+        self.set_alarm();
     }
 
     fn tick(&mut self) {

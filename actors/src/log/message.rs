@@ -31,6 +31,10 @@ pub(super) enum LogMsg {
         name: ConsumerName,
         reply: Reply<()>,
     },
+    /// A consumer was forgotten, durably.
+    Deleted { name: ConsumerName },
+    /// A consumer could not be forgotten.
+    Kept { name: ConsumerName },
     /// Time has passed.
     Tick,
 }

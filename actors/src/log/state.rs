@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
 use super::handle::{AttachmentEnd, Consumer, ConsumerName};
+use crate::CommandError;
 use crate::model::Cursor;
 
 /// A connection that holds a name.
@@ -26,6 +27,8 @@ struct Row {
     /// What the store has, as far as we know.
     written: Option<Cursor>,
     live: Option<Live>,
+    /// The store is asked to forget it: no place may be written behind that.
+    leaving: bool,
 }
 
 /// All named consumers of a tenant.
@@ -58,6 +61,7 @@ impl Consumers {
                 place,
                 written: Some(place),
                 live: None,
+                leaving: false,
             };
             name.parse::<ConsumerName>().ok().map(|name| (name, row))
         };
@@ -82,6 +86,7 @@ impl Consumers {
             place: fresh,
             written: None,
             live: None,
+            leaving: false,
         });
         let (end, ended) = oneshot::channel();
         let acked = Arc::new(AtomicU64::new(0));
@@ -132,7 +137,7 @@ impl Consumers {
     pub(super) fn take_unwritten(&mut self) -> Vec<(ConsumerName, Cursor)> {
         let mut unwritten = Vec::new();
         for (name, row) in &mut self.rows {
-            if row.written != Some(row.place) {
+            if row.written != Some(row.place) && !row.leaving {
                 row.written = Some(row.place);
                 unwritten.push((name.clone(), row.place));
             }
@@ -170,15 +175,30 @@ impl Consumers {
         }
     }
 
-    /// Forgets a consumer; whether there was one.
-    pub(super) fn delete(&mut self, name: &ConsumerName) -> bool {
-        let Some(row) = self.rows.remove(name) else {
-            return false;
-        };
-        if let Some(live) = row.live {
+    /// The store is asked to forget a consumer: until it has, nothing is written of it.
+    pub(super) fn leave(&mut self, name: &ConsumerName) -> Result<(), CommandError> {
+        let row = self.rows.get_mut(name).ok_or(CommandError::NotFound)?;
+        if row.leaving {
+            return Err(CommandError::Busy);
+        }
+        row.leaving = true;
+        Ok(())
+    }
+
+    /// A consumer was not forgotten after all, or perhaps it was: so it is written again.
+    pub(super) fn keep(&mut self, name: &ConsumerName) {
+        if let Some(row) = self.rows.get_mut(name) {
+            row.leaving = false;
+            row.written = None;
+        }
+    }
+
+    /// Forgets a consumer, and sends away whoever holds its name.
+    pub(super) fn delete(&mut self, name: &ConsumerName) {
+        let row = self.rows.remove(name);
+        if let Some(live) = row.and_then(|it| it.live) {
             let _gone = live.end.send(AttachmentEnd::Deleted);
         }
-        true
     }
 
     /// All consumers, by name.
@@ -291,8 +311,8 @@ mod tests {
             "a late ack of the old connection counts no more"
         );
         let mut again = consumers.attach(&name("crm"), at(0)).unwrap();
-        assert!(consumers.delete(&name("crm")));
+        consumers.delete(&name("crm"));
         assert_eq!(again.ended.try_recv(), Ok(AttachmentEnd::Deleted));
-        assert!(!consumers.release(&name("crm")) && !consumers.delete(&name("crm")));
+        assert!(!consumers.release(&name("crm")));
     }
 }

@@ -156,9 +156,12 @@ pub struct DeviceRecord {
     pub desired: Desired,
     /// Where its session last stood.
     pub session: SessionState,
-    /// When the last message or receipt came in.
+    /// When the last message or receipt came in, as of the last save.
     #[serde(default)]
     pub last_inbound_at: Option<Timestamp>,
+    /// When the network last took or confirmed something.
+    #[serde(default)]
+    pub last_ack_at: Option<Timestamp>,
     /// The integrator's own pairs.
     pub metadata: Metadata,
     /// When it was made.

@@ -181,8 +181,9 @@ impl Working {
             };
             self.under_way += 1;
             let (base, myself) = (self.shared.base.clone(), self.myself.clone());
+            let vitals = Arc::clone(&self.shared.vitals.entry(tenant).or_default());
             self.tasks.spawn(async move {
-                let result = TenantHandle::start(base, record, myself.get_cell()).await;
+                let result = TenantHandle::start(base, record, vitals, myself.get_cell()).await;
                 let _heard = report(&myself, NodeMsg::Started { tenant, result });
             });
         }

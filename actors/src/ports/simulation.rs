@@ -114,6 +114,15 @@ pub enum SimulationError {
     /// The store is away.
     #[error("the store is away")]
     Away,
+    /// The disk is full; nothing was stored.
+    #[error("the storage is full")]
+    Full,
+    /// The store takes no writes until it is opened again; nothing was stored.
+    #[error("the store has failed")]
+    Failed,
+    /// The store did not say whether it was written.
+    #[error("the outcome is unknown")]
+    Unknown,
 }
 
 /// The simulated network's levers. The caller has checked that the device is the tenant's and a simulator.

@@ -44,6 +44,8 @@ impl Actor for TenantActor {
         myself: ActorRef<TenantMsg>,
         shared: Arc<Shared>,
     ) -> Result<Working, ActorProcessingErr> {
+        #[cfg(feature = "testing")]
+        crate::testing::at_start("tenant", &shared.id());
         let mut tenant = Working {
             shared,
             myself,
@@ -73,6 +75,8 @@ impl Actor for TenantActor {
         message: TenantMsg,
         tenant: &mut Working,
     ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "testing")]
+        crate::testing::at_message("tenant", &tenant.shared.id());
         while tenant.tasks.try_join_next().is_some() {}
         match message {
             TenantMsg::CreateDevice {
@@ -115,7 +119,11 @@ impl Actor for TenantActor {
                 let device = tenant.shared.devices.read().get(&device).cloned();
                 tenant.start_devices(device.into_iter().collect());
             }
-            TenantMsg::StartLogAgain => tenant.start_log().await?,
+            TenantMsg::StartLogAgain => {
+                if let Err(error) = tenant.start_log().await {
+                    tenant.log_failed(&error.source.to_string());
+                }
+            }
         }
         Ok(())
     }
@@ -339,14 +347,19 @@ impl Working {
             .as_ref()
             .is_some_and(|it| it.get_id() == cell.get_id())
         {
-            tracing::error!(tenant = %self.shared.id(), reason, "log failed");
-            metrics::counter!("buho_actor_crashes_total", "actor" => "log").increment(1);
-            let verdict = self
-                .shared
-                .log_vitals
-                .failed(reason, self.shared.base().clock.now());
-            self.after(verdict, TenantMsg::StartLogAgain);
+            self.log_failed(reason);
         }
+    }
+
+    /// The log has crashed, or could not be started: its readers go on without it.
+    fn log_failed(&mut self, reason: &str) {
+        tracing::error!(tenant = %self.shared.id(), reason, "log failed");
+        metrics::counter!("buho_actor_crashes_total", "actor" => "log").increment(1);
+        let verdict = self
+            .shared
+            .log_vitals
+            .failed(reason, self.shared.base().clock.now());
+        self.after(verdict, TenantMsg::StartLogAgain);
     }
 
     fn device_failed(&mut self, device: DeviceId, reason: &str) {

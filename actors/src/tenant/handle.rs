@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     pub(super) log: RwLock<Option<LogHandle>>,
     door: RwLock<Option<Door<TenantMsg>>>,
     cell: ActorCell,
-    pub(super) vitals: Vitals,
+    vitals: Arc<Vitals>,
     pub(super) log_vitals: Vitals,
 }
 
@@ -71,6 +71,7 @@ impl TenantHandle {
     pub(crate) async fn start(
         base: Base,
         record: Tenant,
+        vitals: Arc<Vitals>,
         supervisor: ActorCell,
     ) -> Result<Self, StartError> {
         let limits = base.limits.tenant;
@@ -82,7 +83,7 @@ impl TenantHandle {
             log: RwLock::new(None),
             door: RwLock::new(None),
             cell: supervisor.clone(),
-            vitals: Vitals::default(),
+            vitals,
             log_vitals: Vitals::default(),
         });
         let started = Actor::spawn_linked(None, TenantActor, Arc::clone(&shared), supervisor).await;

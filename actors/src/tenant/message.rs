@@ -81,6 +81,7 @@ impl DeviceDraft {
             desired: crate::model::Desired::Disconnected,
             session: crate::model::SessionState::created(now),
             last_inbound_at: None,
+            last_ack_at: None,
             metadata: self.metadata,
             created_at: now,
         }

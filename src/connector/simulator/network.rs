@@ -32,15 +32,24 @@ pub(super) enum Trouble {
     /// The store is away.
     #[error("store is away")]
     Away,
+    /// The disk is full; nothing was written.
+    #[error("storage is full")]
+    Full,
+    /// The store takes no writes until it is opened again; nothing was written.
+    #[error("store has failed")]
+    Failed,
+    /// The store did not say whether it was written.
+    #[error("outcome is unknown")]
+    Unknown,
 }
 
 impl From<SubmitError> for Trouble {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Busy => Self::Busy,
-            SubmitError::Full | SubmitError::Failed | SubmitError::Closing | SubmitError::Away => {
-                Self::Away
-            }
+            SubmitError::Full => Self::Full,
+            SubmitError::Failed => Self::Failed,
+            SubmitError::Closing | SubmitError::Away => Self::Away,
         }
     }
 }
@@ -280,7 +289,14 @@ impl Node {
     pub(super) async fn write(&self, tenant: TenantId, writes: Vec<Write>) -> Result<(), Trouble> {
         match commit(&*self.store, tenant, writes, Vec::new(), None).await? {
             Outcome::Committed { cursor: _ } => Ok(()),
-            Outcome::Failed(error) => Err(error.into()),
+            Outcome::Failed(StoreError::Refused(refused)) => Err(refused.into()),
+            Outcome::Failed(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the simulated network does not know what its store has written"
+                );
+                Err(Trouble::Unknown)
+            }
             // Only jobs with a claim end so.
             Outcome::Replayed(_) | Outcome::Mismatch => Err(Trouble::Away),
         }

@@ -171,6 +171,9 @@ impl From<Trouble> for SimulationError {
         match trouble {
             Trouble::Busy => Self::Busy,
             Trouble::Away => Self::Away,
+            Trouble::Full => Self::Full,
+            Trouble::Failed => Self::Failed,
+            Trouble::Unknown => Self::Unknown,
         }
     }
 }

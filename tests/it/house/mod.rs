@@ -4,6 +4,7 @@
 //! event stream, the operator's socket, and the patience to wait for a state instead of for a time.
 
 mod answer;
+mod bugs;
 mod case;
 mod client;
 mod cluster;
@@ -21,6 +22,7 @@ mod store;
 mod wait;
 
 pub(crate) use answer::Answer;
+pub(crate) use bugs::{Moment, panic_in};
 pub(crate) use case::{Case, cases};
 pub(crate) use client::{Base, Client};
 pub(crate) use cluster::Cluster;

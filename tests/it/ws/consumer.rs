@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{Case, Client, House, Socket, cases, cursor_of, cursor_place, phone, until};
+use crate::house::{
+    Case, Client, DISK_FULL, House, Socket, cases, cursor_of, cursor_place, phone, until,
+};
 
 fn wish(name: &str, after: &str) -> Value {
     let filter = json!({"types": ["message.created"]});
@@ -200,6 +202,27 @@ async fn a_smaller_window_is_kept_too() {
     house.close().await;
 }
 
+async fn a_consumer_that_could_not_be_deleted_is_kept() {
+    let mut house = House::open().await;
+    let socket = consumer(&house, "crm", "now").await;
+    socket.close().await;
+    until("the name is free", async || {
+        kept(&house, "crm").await.contains("\"connected\":false")
+    })
+    .await;
+    house.restart_with(DISK_FULL).await;
+    let before = kept(&house, "crm").await;
+    let refused = house.delete("/v1/consumers/crm").await;
+    refused.problem(507, "storage_full");
+    assert_eq!(kept(&house, "crm").await, before);
+    house.restart().await;
+    house.delete("/v1/consumers/crm").await.success();
+    assert_eq!(kept(&house, "crm").await, "");
+    house.restart().await;
+    assert_eq!(kept(&house, "crm").await, "");
+    house.close().await;
+}
+
 pub(crate) const CASES: &[Case] = cases![
     a_consumer_goes_on_after_its_last_ack,
     a_newer_connection_takes_the_name_over,
@@ -208,4 +231,5 @@ pub(crate) const CASES: &[Case] = cases![
     an_ack_beyond_what_was_sent_is_4400_and_one_that_goes_back_is_ignored,
     an_open_window_holds_no_more_than_it_may_and_then_is_closed,
     a_smaller_window_is_kept_too,
+    a_consumer_that_could_not_be_deleted_is_kept.embedded(),
 ];
