@@ -83,7 +83,7 @@ async fn a_scan_that_can_not_be_kept_links_nothing() {
     bench.store.is_full.store(true, Ordering::Relaxed);
     assert_eq!(
         bench.simulator.scan(bench.tenant, phone.device, None).await,
-        Err(SimulationError::Away)
+        Err(SimulationError::Full)
     );
     bench.store.is_full.store(false, Ordering::Relaxed);
     assert!(!phone.ear.has(|it| matches!(it, Note::Linked { .. })));
