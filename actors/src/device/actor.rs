@@ -1,3 +1,5 @@
+mod saving;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +23,8 @@ use crate::model::{
     DeviceRecord, DeviceState, EntryDraft, EventType, Jid, Qr, Session as SessionView,
     SessionChange, Timestamp,
 };
+use crate::ports::StoreError;
 use crate::ports::connector::{Deps, DeviceLink, Session, Start, Stop, Typing};
-use crate::ports::{Done, Job, Outcome, StoreError, Urgency};
 
 pub(super) struct DeviceActor;
 
@@ -380,79 +382,6 @@ impl Working {
 
     /// One save at a time; what changes meanwhile goes with the next. A save that is refused is tried again until it
     /// is through: what happened stays true, and whoever waits for it longer than the door allows hears `OutcomeUnknown`.
-    fn save(&mut self) {
-        if self.removing {
-            return;
-        }
-        self.note_times();
-        let Some((writes, entries)) = self.changes.save(&self.record) else {
-            return;
-        };
-        let record = Arc::new(self.record.clone());
-        let (shared, myself) = (Arc::clone(&self.shared), self.myself.clone());
-        let done: Done = Box::new(move |outcome| {
-            if matches!(outcome, Outcome::Committed { .. }) {
-                shared.show(record);
-            }
-            let _heard = report(&myself, DeviceMsg::Saved(outcome));
-        });
-        let job = Job {
-            writes,
-            entries,
-            claim: None,
-            urgency: Urgency::Now,
-            done,
-        };
-        let _told = self.shared.store().submit(self.shared.tenant(), job);
-    }
-
-    /// When the network was last heard goes with the next save, or at the end: no message is worth one for that.
-    fn note_times(&mut self) {
-        let shown = DeviceHandle::from(Arc::clone(&self.shared)).session();
-        self.record.last_inbound_at = shown.last_inbound_at;
-        self.record.last_ack_at = shown.last_ack_at;
-    }
-
-    fn save_times(&mut self) {
-        self.note_times();
-        if self.changes.is_durable() && self.record != *self.shared.record() {
-            self.save();
-        }
-    }
-
-    fn save_again_soon(&mut self) {
-        self.changes.failed();
-        let myself = self.myself.clone();
-        self.tasks.spawn(async move {
-            tokio::time::sleep(SAVE_AGAIN).await;
-            let _heard = report(&myself, DeviceMsg::SaveAgain);
-        });
-    }
-
-    fn saved(&mut self, outcome: Outcome) {
-        let shown = self.shared.record();
-        match outcome {
-            Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
-                self.changes.saved();
-                if *shown == self.record && self.changes.is_durable() {
-                    for reply in self.waiting.drain(..) {
-                        reply.send(Ok(Arc::clone(&shown)));
-                    }
-                } else {
-                    self.save();
-                }
-            }
-            Outcome::Failed(StoreError::Refused(_)) => self.save_again_soon(),
-            Outcome::Failed(error) => {
-                tracing::error!(device = %self.shared.id(), %error, "state of the device could not be saved");
-                for reply in self.waiting.drain(..) {
-                    reply.send(Err(CommandError::OutcomeUnknown));
-                }
-                self.save_again_soon();
-            }
-        }
-    }
-
     fn type_for(&mut self, chat: Jid, typing: Typing, span: Option<Duration>, reply: Reply<()>) {
         while self.typing.try_join_next().is_some() {}
         if self.record.session.state != DeviceState::Connected {

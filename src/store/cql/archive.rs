@@ -31,8 +31,13 @@ const AGE_SLACK: Duration = Duration::from_secs(24 * 3_600);
 
 #[async_trait]
 impl Archive for CqlStore {
-    async fn export(&self, from: Option<Mark>, out: mpsc::Sender<Chunk>) -> Result<(), StoreError> {
-        Box::pin(walk::export(self, from, out)).await
+    async fn export(
+        &self,
+        as_of: Timestamp,
+        from: Option<Mark>,
+        out: mpsc::Sender<Chunk>,
+    ) -> Result<(), StoreError> {
+        Box::pin(walk::export(self, as_of, from, out)).await
     }
 
     async fn import(&self, records: Vec<Record>) -> Result<(), StoreError> {
@@ -261,15 +266,10 @@ impl CqlStore {
                     Cell::text(operation),
                     Cell::text(key),
                     Cell::blob(row.as_ref()),
-                    ttl(left(self.now(), until) + AGE_SLACK),
+                    ttl(until.since(self.now()) + AGE_SLACK),
                 ];
                 vec![own(Kind::PutAnswer, &cells)]
             }
         })
     }
-}
-
-fn left(now: Timestamp, until: Timestamp) -> Duration {
-    let millis = until.as_millis().saturating_sub(now.as_millis());
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }

@@ -11,7 +11,7 @@ use actors::ports::{
 };
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::CqlStore;
 use super::change::Cell;
@@ -27,6 +27,10 @@ const LOOKED_AT_MAX: usize = 10_000;
 const FILTERED_READ: usize = 500;
 /// Single messages and chats that are read at the same time.
 const SIDE_BY_SIDE: usize = 16;
+/// How long a filtered page goes on looking; then it says where to go on.
+const LOOKING_MAX: Duration = Duration::from_secs(3);
+/// How long a call may read, all its reads together; servers that take longer count as away.
+const READING_MAX: Duration = Duration::from_secs(10);
 /// How long a read waits for the entries of what it has found.
 const SHOWN_MAX: Duration = Duration::from_secs(1);
 /// Less than every id.
@@ -166,7 +170,8 @@ impl CqlStore {
         tenant: TenantId,
         read: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let found = read.await?;
+        let found = timeout(READING_MAX, read).await;
+        let found = found.map_err(|_late| StoreError::Away)??;
         if let Some(slot) = self.existing(tenant) {
             drop(timeout(SHOWN_MAX, slot.caught_up()).await);
         }
@@ -244,6 +249,7 @@ impl Reader<'_> {
         }
         let filtered = query.filter != MessageFilter::default();
         let (mut page, mut last, mut looked_at) = (MessagePage::default(), query.beyond, 0);
+        let begun = Instant::now();
         for bucket in buckets {
             loop {
                 let missing = query.limit.saturating_sub(page.items.len()) + 1;
@@ -251,7 +257,8 @@ impl Reader<'_> {
                 let found = self.some(query, bucket, last, wanted).await?;
                 let ends = found.len() < wanted;
                 for (id, message) in found {
-                    if query.limit <= page.items.len() || LOOKED_AT_MAX <= looked_at {
+                    let is_late = filtered && 0 < looked_at && LOOKING_MAX < begun.elapsed();
+                    if query.limit <= page.items.len() || LOOKED_AT_MAX <= looked_at || is_late {
                         page.next = last;
                         return Ok(page);
                     }

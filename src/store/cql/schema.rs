@@ -69,7 +69,8 @@ pub enum SchemaError {
     },
     /// The server refuses.
     #[error(
-        "the schema of keyspace {keyspace} can't be read or applied: look at the user's permissions"
+        "the schema of keyspace {keyspace} can't be read or applied: look at the user's permissions, and on ScyllaDB before \
+         2025.4 whether the keyspace was made without tablets"
     )]
     Refused {
         /// The keyspace.
@@ -108,7 +109,7 @@ pub async fn check(cql: &Cql) -> Result<SchemaFound, OpenError> {
 pub fn text(cql: &Cql) -> String {
     format!(
         "{};\n\nUSE {};\n\n{SCHEMA}",
-        create_keyspace(cql),
+        create_keyspace(cql, Servers::Cassandra),
         cql.keyspace
     )
 }
@@ -132,7 +133,30 @@ fn digest() -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn create_keyspace(cql: &Cql) -> String {
+/// What the servers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Servers {
+    Cassandra,
+    Scylla,
+}
+
+impl Servers {
+    /// Only those of ScyllaDB tell the driver how they share their rows among processors.
+    fn behind(session: &Session) -> Self {
+        let state = session.get_cluster_state();
+        let is_scylla = state
+            .get_nodes_info()
+            .iter()
+            .any(|it| it.sharder().is_some());
+        if is_scylla {
+            Self::Scylla
+        } else {
+            Self::Cassandra
+        }
+    }
+}
+
+fn create_keyspace(cql: &Cql, servers: Servers) -> String {
     let copies = match &cql.replication {
         Replication::Everywhere(factor) => format!("'replication_factor': {factor}"),
         Replication::Datacenters(datacenters) => datacenters
@@ -141,8 +165,13 @@ fn create_keyspace(cql: &Cql) -> String {
             .collect::<Vec<_>>()
             .join(", "),
     };
+    // Where rows lie in tablets, servers before 2025.4 refuse light transactions. Cassandra does not know the word.
+    let tablets = match servers {
+        Servers::Cassandra => "",
+        Servers::Scylla => " AND tablets = {'enabled': false}",
+    };
     format!(
-        "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = {{'class': 'NetworkTopologyStrategy', {copies}}}",
+        "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = {{'class': 'NetworkTopologyStrategy', {copies}}}{tablets}",
         cql.keyspace
     )
 }
@@ -197,7 +226,8 @@ impl<'a> Schema<'a> {
         }
         let holder = EventId::generate().to_string();
         let begin = async {
-            self.define(&create_keyspace(self.cql)).await?;
+            self.define(&create_keyspace(self.cql, Servers::behind(self.session)))
+                .await?;
             if let Some(first) = statements().first() {
                 self.define(&self.qualified(first)).await?;
             }
@@ -224,6 +254,9 @@ impl<'a> Schema<'a> {
         let found = self.look().await?;
         let make = async {
             for statement in statements() {
+                if !self.renew(&holder).await? {
+                    return Ok(false);
+                }
                 self.define(&self.qualified(&statement)).await?;
             }
             let done = format!(
@@ -232,8 +265,20 @@ impl<'a> Schema<'a> {
             );
             transact(self.session, &done, (VERSION, digest(), &holder)).await
         };
-        make.await.map_err(|it| self.refused(it))?;
-        Ok(found)
+        let made = make.await.map_err(|it| self.refused(it))?;
+        // Another took over, because this one was not heard of for too long.
+        made.then_some(found).ok_or_else(|| SchemaError::Busy {
+            keyspace: self.keyspace(),
+        })
+    }
+
+    /// Says that it goes on; whether it may.
+    async fn renew(&self, holder: &str) -> Result<bool, Fault> {
+        let renew = format!(
+            "UPDATE {}.schema_state USING TTL {LOCK_SECONDS} SET holder = ? WHERE id = 0 IF holder = ?",
+            self.cql.keyspace
+        );
+        transact(self.session, &renew, (holder, holder)).await
     }
 
     async fn lock(&self, holder: &str) -> Result<bool, Fault> {
@@ -345,6 +390,14 @@ mod tests {
             let table = words.nth(1).unwrap();
             assert!(made(table), "{table}");
         }
+    }
+
+    #[test]
+    fn only_scylla_is_told_of_tablets() {
+        let cql = crate::config::Config::from_toml("").unwrap().cql;
+        let made = |servers| create_keyspace(&cql, servers);
+        assert!(made(Servers::Scylla).ends_with("} AND tablets = {'enabled': false}"));
+        assert!(!made(Servers::Cassandra).contains("tablets"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use actors::model::{DeviceId, EventId, Jid, KeyRecord, MessageId, Tenant, TenantId};
+use actors::model::{DeviceId, EventId, Jid, KeyRecord, MessageId, Tenant, TenantId, Timestamp};
 use actors::ports::StoreError;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -58,6 +58,7 @@ enum Unit {
 /// An export under way.
 struct Walk<'a> {
     store: &'a CqlStore,
+    as_of: Timestamp,
     out: mpsc::Sender<Chunk>,
     statements: Statements,
     /// Less than a chunk.
@@ -148,15 +149,17 @@ impl From<StoreError> for Stop {
     }
 }
 
-/// Everything behind a mark: all tenants, then all devices, then what is found by ranges. A mark is the number of the
+/// Everything behind a mark, but no answer that is forgotten at `as_of`: all tenants, then all devices, then what is found by ranges. A mark is the number of the
 /// unit to go on with, so a copy that was interrupted goes on with a whole owner.
 pub(super) async fn export(
     store: &CqlStore,
+    as_of: Timestamp,
     from: Option<Mark>,
     out: mpsc::Sender<Chunk>,
 ) -> Result<(), StoreError> {
     let walk = Walk {
         store,
+        as_of,
         out,
         statements: Box::pin(Statements::prepare(store)).await?,
         ready: Mutex::default(),
@@ -457,10 +460,9 @@ impl Walk<'_> {
     }
 
     async fn answers(&self, range: u32) -> Result<(), Stop> {
-        let as_of = self.store.now();
         let answer =
             |(owner, operation, key, row): (scylla::value::CqlValue, String, String, Vec<u8>)| {
-                let kept = rows::kept_until(&row).is_some_and(|it| as_of < it);
+                let kept = rows::kept_until(&row).is_some_and(|it| self.as_of < it);
                 Ok(self
                     .owner(&owner)
                     .filter(|_| kept)

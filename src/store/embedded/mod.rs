@@ -240,9 +240,9 @@ impl EmbeddedStore {
         }))
     }
 
-    /// Everything that the store has now. The gateway goes on.
-    pub(super) fn export(&self) -> Result<Export, StoreError> {
-        Export::new(Arc::clone(&self.engine), self.now())
+    /// Everything that the store has now, without answers that are forgotten at `as_of`. The gateway goes on.
+    pub(super) fn export(&self, as_of: Timestamp) -> Result<Export, StoreError> {
+        Export::new(Arc::clone(&self.engine), as_of)
     }
 
     fn existing(&self, tenant: TenantId) -> Option<Arc<Slot>> {

@@ -100,7 +100,6 @@ struct Base {
     folder: Folder,
     engine: Held,
     store: [u8; 16],
-    as_of: Timestamp,
     space: FreeSpace,
     numbers: Mutex<Numbers>,
 }
@@ -108,27 +107,27 @@ struct Base {
 /// A store that nobody serves.
 pub(in crate::store) struct Offline(Arc<Base>);
 
-/// A clock that stands still, so that nothing is forgotten on the way.
-struct Standing(Timestamp);
+/// A clock from before all times, so that nothing is forgotten on the way.
+struct Forever;
 
-impl Clock for Standing {
+impl Clock for Forever {
     fn now(&self) -> Timestamp {
-        self.0
+        Timestamp::from_millis(0)
     }
 }
 
 impl Offline {
-    /// Opens the store in a folder, or makes it. What is forgotten at `as_of` is left out of what is read.
+    /// Opens the store in a folder, or makes it.
     ///
     /// # Errors
     ///
     /// [`OpenError`], such as where a gateway runs on it.
-    pub(in crate::store) fn open(path: &Path, as_of: Timestamp) -> Result<Self, OpenError> {
+    pub(in crate::store) fn open(path: &Path) -> Result<Self, OpenError> {
         let folder = Folder::hold(path)?;
         let opening = Opening {
             folder: &folder,
             cache_bytes: CACHE_BYTES,
-            clock: Arc::new(Standing(as_of)),
+            clock: Arc::new(Forever),
         };
         let Opened {
             engine,
@@ -144,7 +143,6 @@ impl Offline {
             folder,
             engine: Arc::new(RwLock::new(Some(Arc::new(engine)))),
             store,
-            as_of,
             space: FreeSpace::of(path.to_owned(), None),
             numbers: Mutex::new(numbers),
         })))
@@ -320,9 +318,14 @@ fn rows_of(record: &Record, numbers: &mut Numbers) -> Result<Vec<Placed>, StoreE
 
 #[async_trait]
 impl Archive for Offline {
-    async fn export(&self, from: Option<Mark>, out: mpsc::Sender<Chunk>) -> Result<(), StoreError> {
+    async fn export(
+        &self,
+        as_of: Timestamp,
+        from: Option<Mark>,
+        out: mpsc::Sender<Chunk>,
+    ) -> Result<(), StoreError> {
         self.blocking(move |base| {
-            let export = Export::new(Arc::clone(&base.engine), base.as_of)?;
+            let export = Export::new(Arc::clone(&base.engine), as_of)?;
             let mut mark = from;
             while let Some(chunk) = export.next(mark.as_ref())? {
                 mark.clone_from(&chunk.mark);

@@ -115,10 +115,10 @@ impl Backups {
             return Err(BackupError::Relative);
         }
         let before = self.start(&path)?;
-        let root = path.clone();
+        let (root, made_at) = (path.clone(), self.clock.now());
         let begun = tokio::task::spawn_blocking(move || {
             let draft = Draft::begin(&root)?;
-            match store.export() {
+            match store.export(made_at) {
                 Ok(export) => Ok((draft, export)),
                 Err(error) => {
                     draft.abandon();
@@ -131,7 +131,7 @@ impl Backups {
         let work = Work {
             path,
             about: export.estimate(),
-            made_at: self.clock.now(),
+            made_at,
             min_free: self.min_free,
             standing: Arc::clone(&self.standing),
             stop: Arc::clone(&self.stop),

@@ -19,6 +19,9 @@ use crate::store::embedded::Offline;
 
 /// How often is noted how far the copy came.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// For how long after its beginning a copy goes on where it was interrupted; a later run begins again. Rows of a CQL
+/// store that age stay a day longer than they are needed.
+const GOES_ON_MAX: Duration = Duration::from_secs(12 * 3_600);
 
 /// Where a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ impl std::fmt::Display for Place {
 struct Note {
     /// Of which store, and of which of its commits.
     source: String,
-    /// When the copy began: the epochs follow from it.
+    /// When the copy began. The epochs follow from it, and it is the moment as of which both ends are read.
     began_at: Timestamp,
     /// Everything up to here is in the destination.
     mark: Option<Mark>,
@@ -106,6 +109,7 @@ pub async fn copy(
                 destination: Arc::clone(&destination),
                 named: to.to_string(),
                 progress,
+                note_every: NOTE_EVERY,
             };
             let copied = Box::pin(task.run(clock.now())).await;
             destination.close().await;
@@ -124,9 +128,9 @@ async fn open(
 ) -> Result<Arc<dyn Archive>, TransferError> {
     match place {
         Place::Embedded(path) => {
-            let (path, now) = (path.clone(), clock.now());
+            let path = path.clone();
             // Opening may replay a journal: that blocks.
-            let opened = tokio::task::spawn_blocking(move || Offline::open(&path, now)).await;
+            let opened = tokio::task::spawn_blocking(move || Offline::open(&path)).await;
             let store = opened
                 .map_err(|it| TransferError::Open(Box::new(it)))?
                 .map_err(|it| TransferError::Open(Box::new(it)))?;
@@ -150,6 +154,7 @@ pub(super) struct Copy<'a> {
     /// What the destination is called.
     pub(super) named: String,
     pub(super) progress: Progress<'a>,
+    pub(super) note_every: Duration,
 }
 
 impl Copy<'_> {
@@ -158,9 +163,9 @@ impl Copy<'_> {
         let mut note = self.begin(now).await?;
         let about = self.source.estimate();
         let (out, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let (source, from) = (Arc::clone(&self.source), note.mark.clone());
+        let (source, as_of, from) = (Arc::clone(&self.source), note.began_at, note.mark.clone());
         let mut reading = JoinSet::new();
-        reading.spawn(async move { source.export(from, out).await });
+        reading.spawn(async move { source.export(as_of, from, out).await });
         let mut noted_at = Instant::now();
         while let Some(chunk) = chunks.recv().await {
             let mut records = chunk.records;
@@ -170,7 +175,7 @@ impl Copy<'_> {
             (self.progress)(Phase::Write, note.tally.records(), about);
             if let Some(mark) = chunk.mark {
                 note.mark = Some(mark);
-                if NOTE_EVERY <= noted_at.elapsed() {
+                if self.note_every <= noted_at.elapsed() {
                     self.destination.set_note(Some(note.to_bytes()?)).await?;
                     noted_at = Instant::now();
                 }
@@ -178,7 +183,7 @@ impl Copy<'_> {
         }
         let read = reading.join_next().await;
         read.and_then(Result::ok).ok_or(StoreError::Failed)??;
-        verify(&*self.destination, &note.tally, self.progress).await?;
+        verify(&*self.destination, as_of, &note.tally, self.progress).await?;
         self.destination.set_note(None).await?;
         Ok(note.tally)
     }
@@ -191,13 +196,13 @@ impl Copy<'_> {
                 destination: self.named.clone(),
             };
             let note: Note = serde_json::from_slice(&note).map_err(|_| other())?;
-            return if note.source == source {
-                Ok(note)
-            } else {
-                Err(other())
-            };
-        }
-        if !self.destination.is_empty().await? {
+            if note.source != source {
+                return Err(other());
+            }
+            if now.since(note.began_at) < GOES_ON_MAX {
+                return Ok(note);
+            }
+        } else if !self.destination.is_empty().await? {
             return Err(TransferError::NotEmpty(self.named.clone()));
         }
         let note = Note {

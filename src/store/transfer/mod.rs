@@ -64,8 +64,14 @@ pub(super) struct Chunk {
 /// A store that nobody serves, from which records come and into which they go.
 #[async_trait]
 pub(super) trait Archive: Send + Sync {
-    /// Sends all records behind a mark, in the same order each time. A receiver that went away ends it.
-    async fn export(&self, from: Option<Mark>, out: mpsc::Sender<Chunk>) -> Result<(), StoreError>;
+    /// Sends all records behind a mark, in the same order each time, without kept answers whose time is over at `as_of`.
+    /// A receiver that went away ends it.
+    async fn export(
+        &self,
+        as_of: Timestamp,
+        from: Option<Mark>,
+        out: mpsc::Sender<Chunk>,
+    ) -> Result<(), StoreError>;
 
     /// Makes records durable. A tenant comes before what is its own, a device before its rows.
     async fn import(&self, records: Vec<Record>) -> Result<(), StoreError>;
@@ -223,9 +229,10 @@ fn count(tally: &mut Tally, records: &[Record]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Reads a whole store and compares it with what it should have.
+/// Reads a whole store, as of the moment at which what went into it was read, and compares it with what it should have.
 async fn verify(
     archive: &dyn Archive,
+    as_of: Timestamp,
     expected: &Tally,
     progress: Progress<'_>,
 ) -> Result<(), TransferError> {
@@ -239,7 +246,7 @@ async fn verify(
         }
         Ok::<_, StoreError>(tally)
     };
-    let (exported, tally) = tokio::join!(archive.export(None, out), counting);
+    let (exported, tally) = tokio::join!(archive.export(as_of, None, out), counting);
     exported?;
     let tally = tally?;
     expected

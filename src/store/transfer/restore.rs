@@ -50,7 +50,7 @@ pub async fn restore(
         return Err(backup.damaged(format!("it has {difference}")));
     }
     let made_at = backup.manifest.made_at;
-    let opened = Offline::open(into, made_at);
+    let opened = Offline::open(into);
     let store = opened.map_err(|it| TransferError::Open(Box::new(it)))?;
     let note = format!("restore of {}\n", from.display());
     store.set_note(Some(note.into_bytes())).await?;
@@ -64,7 +64,7 @@ pub async fn restore(
             Ok(())
         })
         .await?;
-        verify(&store, &tally, progress).await?;
+        verify(&store, made_at, &tally, progress).await?;
         store.set_note(None).await?;
         Ok::<_, TransferError>(tally)
     };

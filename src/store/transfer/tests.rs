@@ -14,6 +14,7 @@ use bytes::Bytes;
 use sha2::Digest as _;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio::time::Duration;
 
 use super::backup::{BackupError, Backups, Standing};
 use super::copy::Copy;
@@ -25,6 +26,8 @@ use crate::store::contract::{
 use crate::store::cql::{self, CqlStore, tests as cql_tests};
 use crate::store::embedded::Offline;
 use crate::store::{EmbeddedOptions, EmbeddedStore, OpenError};
+
+mod resume;
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_700_000);
 
@@ -147,7 +150,7 @@ async fn fill_tenant(store: &dyn Store, tenant: TenantId) {
     committed(commit(store, tenant, writes, vec![], None).await);
 }
 
-/// All records of an archive, sorted, as they are after a move.
+/// All records that an archive had at `NOW`, sorted, as they are after a move.
 async fn records(archive: &dyn Archive) -> Vec<String> {
     let (out, mut chunks) = mpsc::channel::<Chunk>(1);
     let reading = async move {
@@ -157,7 +160,7 @@ async fn records(archive: &dyn Archive) -> Vec<String> {
         }
         all
     };
-    let (exported, mut all) = tokio::join!(archive.export(None, out), reading);
+    let (exported, mut all) = tokio::join!(archive.export(NOW, None, out), reading);
     exported.unwrap();
     all.sort();
     all
@@ -179,11 +182,12 @@ fn copying(
         destination: Arc::clone(destination) as Arc<dyn Archive>,
         named: "there".to_owned(),
         progress: &silent,
+        note_every: Duration::ZERO,
     }
 }
 
 fn offline(path: &Path) -> Arc<Offline> {
-    Arc::new(Offline::open(path, NOW).unwrap())
+    Arc::new(Offline::open(path).unwrap())
 }
 
 fn as_moved(records: Vec<String>) -> Vec<String> {
@@ -266,7 +270,7 @@ async fn a_copy_goes_on_where_it_was_interrupted_and_nobody_serves_it_before() {
     let (source, destination) = (offline(from.path()), offline(to.path()));
     // A part of it is there, and somewhat more than the note says.
     let (out, mut chunks) = mpsc::channel::<Chunk>(1);
-    source.export(None, out).await.unwrap();
+    source.export(NOW, None, out).await.unwrap();
     let mut part = chunks.recv().await.unwrap().records;
     part.truncate(20);
     moved(&mut part, NOW);

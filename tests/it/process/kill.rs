@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio::task::JoinSet;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::auditor::{Auditor, Sender};
 use super::binary::Binary;
-use crate::house::{Case, Client, Device, Dice, cases, seed, until, walk};
+use crate::house::{Case, Client, Device, Dice, PATIENCE, cases, seed, until, walk};
 
 const KILLS: usize = 25;
 const ACKNOWLEDGEMENTS: usize = 20_000;
@@ -109,11 +109,19 @@ async fn make_keys(client: &Client, index: usize, told: &AtomicUsize) -> Vec<Str
     while told.load(Ordering::SeqCst) < ENOUGH {
         let name = format!("k{index}-{}", made.len());
         let body = json!({"name": name, "scopes": ["devices:read"]});
-        until("the key is made", async || {
+        let is_made = async || {
             let call = client.call("POST", "/v1/keys").once(&name).json(&body);
             call.attempt().await.is_ok_and(|it| it.status == 201)
-        })
-        .await;
+        };
+        // A call may meet one kill after the other, with a whole start in between.
+        let tried = async {
+            while !is_made().await {
+                sleep(Duration::from_millis(15)).await;
+            }
+        };
+        timeout(PATIENCE * 10, tried)
+            .await
+            .expect("the key is made");
         told.fetch_add(1, Ordering::SeqCst);
         made.push(name);
     }

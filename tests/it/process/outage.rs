@@ -27,6 +27,9 @@ const ANSWERS_MAX: Duration = Duration::from_secs(90);
 /// What the process may grow by while it cannot store anything.
 const GROWTH_MAX: usize = 32 * 1_024 * 1_024;
 
+/// How long a server is frozen, at least.
+const FROZEN: Duration = Duration::from_secs(8);
+
 /// A gateway on servers that trouble will come over, with senders that never stop and a reader that follows them.
 struct Scene {
     gateway: Binary,
@@ -173,7 +176,12 @@ async fn a_server_that_freezes_is_waited_for() {
     let cluster = Cluster::start(1).await;
     let scene = Scene::open("frozen", |data| cluster.settings(data)).await;
     cluster.pause(1).await;
-    sleep(Duration::from_secs(8)).await;
+    let frozen = sleep(FROZEN);
+    // Calls end by their own deadline, not by the server's return.
+    scene.turns_away().await;
+    let read = scene.devices[0].get("/messages").await;
+    read.problem(503, "unavailable");
+    frozen.await;
     cluster.resume(1).await;
     scene.recovers().await;
     scene.close().await;
@@ -186,6 +194,15 @@ async fn one_of_three_servers_may_go_and_come_back() {
     scene.goes_on(WELL).await;
     cluster.start_one(2).await;
     scene.goes_on(WELL).await;
+    let told = scene.auditor.refused() + scene.auditor.unknown();
+    say(&format!(
+        "{told} were turned away, {} taken",
+        scene.auditor.count()
+    ));
+    assert!(
+        told * 100 <= scene.auditor.count(),
+        "{told} were turned away"
+    );
     scene.close().await;
 }
 
