@@ -72,7 +72,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
-    /// The tables of the CQL store, in the keyspace of [cql]
+    /// The tables of the CQL store, in the keyspace that the section cql names
     Schema {
         #[command(subcommand)]
         command: SchemaCommand,
@@ -105,7 +105,7 @@ pub(super) enum TenantCommand {
         /// Its id
         #[arg(value_name = "TEN")]
         tenant: TenantId,
-        /// devices, connections or requests_per_second; 0 means what [limits] says
+        /// devices, connections or requests_per_second; 0 means what the section limits says
         #[arg(long, value_name = "NAME=VALUE", required = true, num_args = 1.., value_parser = limit)]
         set: Vec<(String, u32)>,
     },
@@ -177,7 +177,7 @@ pub(super) enum StoreCommand {
     },
     /// Copy a stopped store into an empty one; run again, it goes on where it was interrupted
     Copy {
-        /// `embedded:FOLDER`, or `cql` for the tables of [cql]
+        /// `embedded:FOLDER`, or `cql` for the tables that the section cql names
         #[arg(long, value_name = "STORE")]
         from: Place,
         /// Likewise

@@ -253,7 +253,7 @@ impl DeviceHandle {
     ///
     /// # Errors
     ///
-    /// See [`Chats::send`].
+    /// See [`Chats::send`](crate::chat::Chats::send).
     pub async fn send(
         &self,
         chat: Jid,
@@ -264,11 +264,12 @@ impl DeviceHandle {
         self.shared.chats().send(&home, chat, draft, claim).await
     }
 
-    /// As [`Self::send`], in the order of the calls; see [`Chats::send_in_order`].
+    /// As [`Self::send`], in the order of the calls; see
+    /// [`Chats::send_in_order`](crate::chat::Chats::send_in_order).
     ///
     /// # Errors
     ///
-    /// See [`Chats::send_in_order`].
+    /// See [`Chats::send_in_order`](crate::chat::Chats::send_in_order).
     pub async fn send_in_order(
         &self,
         chat: Jid,
