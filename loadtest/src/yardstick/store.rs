@@ -54,7 +54,7 @@ impl Store {
         let database = Database::builder(folder)
             .cache_size(64 << 20)
             .max_journaling_size(128 << 20)
-            .worker_threads(1)
+            .worker_threads(2)
             .open()
             .map_err(failed)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(8 << 20);
