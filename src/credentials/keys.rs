@@ -10,9 +10,10 @@ use actors::model::{
 use actors::ports::{Answer, Claim, KeptAnswer, StoreError, Write};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tokio::sync::MutexGuard;
 
 use super::caller::Ended;
-use super::{Caller, Credentials, is_same, uses};
+use super::{Caller, Credentials, KEY_TURNS, is_same, uses};
 use crate::problem::{ApiError, Code};
 
 /// Where the secrets before the present ones are kept, by key.
@@ -93,7 +94,17 @@ impl Credentials {
             .await
     }
 
-    /// Changes what a key may do, but not its secret. Where that is less than before, whoever came in with the key has
+    /// The right to change a key. Take it before the key is read, and hold it until what the key becomes is written: then
+    /// nobody's change is lost, and no change brings back a key that has ended.
+    pub(crate) async fn turn(&self, id: KeyId) -> MutexGuard<'_, ()> {
+        // The last byte of an id is random.
+        let [.., last] = id.to_bytes();
+        let place = usize::from(last) % KEY_TURNS;
+        let turn = self.key_turns.get(place).unwrap_or(&self.changing_ring);
+        turn.lock().await
+    }
+
+    /// Changes what a key may do, but not its secret, within a [`Self::turn`] of its own. Where that is less than before, whoever came in with the key has
     /// to prove it anew.
     ///
     /// # Errors
@@ -116,7 +127,7 @@ impl Credentials {
         Ok(())
     }
 
-    /// Puts the secret of `after` into the place of the one of `before`, which works for the `overlap`, an earlier one no
+    /// Within a [`Self::turn`] puts the secret of `after` into the place of the one of `before`, which works for the `overlap`, an earlier one no
     /// longer; keeps the answer to the call. Tells what was kept for the same call before, where it changes nothing.
     ///
     /// # Errors
@@ -172,6 +183,7 @@ impl Credentials {
     ///
     /// [`CommandError::NotFound`], or what the store says.
     pub(crate) async fn revoke_key(&self, id: KeyId) -> Result<(), CommandError> {
+        let _turn = self.turn(id).await;
         let record = self.store.key(id).await?.ok_or(CommandError::NotFound)?;
         self.write(
             record.tenant,

@@ -43,6 +43,8 @@ use crate::problem::{ApiError, Code};
 
 /// How often a credential is read again when keys change while it is read.
 const READS_MAX: usize = 4;
+/// How many keys can be changed at once. Two that share a place wait for each other.
+const KEY_TURNS: usize = 64;
 /// How long a write may take before its outcome counts as unknown.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,8 @@ pub(crate) struct Credentials {
     ring: RwLock<KeyRing>,
     /// Held while the ring changes, so that two rotations do not cross.
     changing_ring: Mutex<()>,
+    /// Each held from the reading of a key to the writing of what it becomes.
+    key_turns: [Mutex<()>; KEY_TURNS],
     registry: Arc<Registry>,
     /// As many as there are tenants.
     tenants: DashMap<TenantId, Arc<TenantState>>,
@@ -95,6 +99,7 @@ impl Credentials {
             clock,
             ring: RwLock::new(ring),
             changing_ring: Mutex::default(),
+            key_turns: std::array::from_fn(|_| Mutex::default()),
             registry: Arc::default(),
             tenants: DashMap::new(),
             attempts: Attempts::default(),

@@ -309,6 +309,7 @@ struct UpdateKey {
     responses((status = 200, description = "The key as it is now.", body = Key), Problems),
 )]
 async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    let _turn = api.credentials.turn(call.path("key")?).await;
     let before = find(&api, &call).await?;
     let body: UpdateKey = call.body()?;
     let mut faults = Faults::default();
@@ -374,6 +375,7 @@ struct RotateKey {
     responses((status = 200, description = "The key and its new secret.", body = KeyWithSecret), Problems),
 )]
 async fn rotate_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    let _turn = api.credentials.turn(call.path("key")?).await;
     let record = find(&api, &call).await?;
     let body: RotateKey = call.body()?;
     let overlap = body

@@ -309,6 +309,39 @@ async fn a_retry_makes_and_rotates_once_and_has_no_secret() {
     house.close().await;
 }
 
+async fn changes_of_a_key_at_once_lose_nothing_and_bring_nothing_back() {
+    let house = House::open().await;
+    for _ in 0..20 {
+        let wish = json!({"name": "one", "scopes": ["devices:read"]});
+        let (key, _) = made(&house, wish).await;
+        let path = path(&key);
+        let (name, end, last) = tokio::join!(
+            house.patch(&path, json!({"name": "two"})),
+            house.patch(&path, json!({"expires_at": "2100-01-01T00:00:00.000Z"})),
+            house.patch(&path, json!({"allowed_ips": ["10.0.0.0/8"]})),
+        );
+        for answer in [name, end, last] {
+            answer.expect(200);
+        }
+        let whole = house.get(&path).await.expect(200);
+        assert_eq!(whole["name"], "two");
+        assert_eq!(whole["expires_at"], "2100-01-01T00:00:00.000Z");
+        assert_eq!(whole["allowed_ips"], json!(["10.0.0.0/8"]));
+
+        let rotation = format!("{path}/rotate");
+        let (gone, changed, rotated) = tokio::join!(
+            house.delete(&path),
+            house.patch(&path, json!({"name": "three"})),
+            house.post(&rotation, json!({})),
+        );
+        gone.expect(204);
+        assert!(matches!(changed.status, 200 | 404), "{}", changed.text());
+        assert!(matches!(rotated.status, 200 | 404), "{}", rotated.text());
+        house.get(&path).await.problem(404, "not_found");
+    }
+    house.close().await;
+}
+
 async fn an_admin_key_serves_no_tenant() {
     let house = House::open().await;
     let admin = house.operator().admin_key(house.base()).await;
@@ -371,6 +404,7 @@ pub(crate) const CASES: &[Case] = cases![
     never_more_than_two_secrets_of_a_key_count,
     a_narrowed_key_sends_its_sockets_away_to_prove_it_anew,
     a_retry_makes_and_rotates_once_and_has_no_secret,
+    changes_of_a_key_at_once_lose_nothing_and_bring_nothing_back,
     an_admin_key_serves_no_tenant,
     from_elsewhere_the_metrics_are_for_admin_keys,
 ];
