@@ -103,6 +103,8 @@ struct Starting {
     data: PathBuf,
     config: Option<PathBuf>,
     settings: Vec<Setting>,
+    /// Whether the data folder holds the store.
+    is_embedded: bool,
 }
 
 impl Starting {
@@ -132,21 +134,36 @@ impl Starting {
             data: data.to_owned(),
             config: options.config.clone(),
             settings,
+            is_embedded: options.store != Some(StoreKind::Cql),
         }
     }
 
     async fn run(&self, command: &str) -> Result<ChildServer, LoadError> {
+        ChildServer::start(self.command(&[command, "--listen", "127.0.0.1:0"])).await
+    }
+
+    /// Has the stopped gateway's store flushed and compacted.
+    async fn compact(&self) -> Result<(), LoadError> {
+        let doing = "compacting the store";
+        let done = self.command(&["store", "compact"]).output().await;
+        let done = done.map_err(LoadError::io(doing))?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr);
+        Err(LoadError::Target(format!("{doing}: {}", said.trim())))
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut process = Command::new(&self.binary);
-        process
-            .args([command, "--listen", "127.0.0.1:0", "--data"])
-            .arg(&self.data);
+        process.args(words).arg("--data").arg(&self.data);
         if let Some(config) = &self.config {
             process.arg("--config").arg(config);
         }
         for setting in &self.settings {
             process.env(&setting.variable, &setting.value);
         }
-        ChildServer::start(process).await
+        process
     }
 }
 
@@ -244,12 +261,25 @@ impl Gateway {
 
     /// Ends a gateway that was started here and starts it again on the same data; answers how long each took.
     pub(crate) async fn restart(&mut self) -> Result<Restart, LoadError> {
+        self.start_anew(false).await
+    }
+
+    /// As [`Self::restart`], with all tables of an embedded store flushed and compacted in between; whether that was done.
+    pub(crate) async fn restart_compacted(&mut self) -> Result<bool, LoadError> {
+        self.start_anew(true).await?;
+        Ok(self.starting.as_ref().is_some_and(|it| it.is_embedded))
+    }
+
+    async fn start_anew(&mut self, compacts: bool) -> Result<Restart, LoadError> {
         let own = || LoadError::Target("only a gateway of --start can be restarted".to_owned());
         let child = self.child.take().ok_or_else(own)?;
         let starting = self.starting.as_ref().ok_or_else(own)?;
         let began = Instant::now();
         child.stop().await?;
         let stopped = began.elapsed();
+        if compacts && starting.is_embedded {
+            starting.compact().await?;
+        }
         let began = Instant::now();
         let child = starting.run("serve").await?;
         let ready = began.elapsed();

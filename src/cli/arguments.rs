@@ -175,6 +175,8 @@ pub(super) enum StoreCommand {
         #[arg(long, value_name = "FOLDER")]
         into: Option<PathBuf>,
     },
+    /// Write a stopped embedded store anew, so that what was erased gives back its room
+    Compact,
     /// Copy a stopped store into an empty one; run again, it goes on where it was interrupted
     Copy {
         /// `embedded:FOLDER`, or `cql` for the tables that the section cql names

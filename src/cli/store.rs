@@ -29,6 +29,7 @@ pub(super) fn carry(config: &Config, command: StoreCommand, json: bool) -> Resul
             let into = into.unwrap_or_else(|| config.store.path.clone());
             restore(config, &from, &into, json)
         }
+        StoreCommand::Compact => compact(&config.store.path, json),
         StoreCommand::Copy { from, to } => copy(config, &from, &to, json),
     }
 }
@@ -90,6 +91,29 @@ fn copy(config: &Config, from: &Place, to: &Place, json: bool) -> Result<(), Fai
     bar.finish_and_clear();
     let tally = copied.map_err(|error| failed(&error))?;
     end(&format!("copy of {from} in {to}"), &tally, json);
+    Ok(())
+}
+
+fn compact(path: &Path, json: bool) -> Result<(), Failure> {
+    let bar = bar(json);
+    bar.set_message("tables");
+    let shown = bar.clone();
+    let told = move |done, of| {
+        shown.set_length(u64::try_from(of).unwrap_or_default());
+        shown.set_position(u64::try_from(done).unwrap_or_default());
+    };
+    let compacted = transfer::compact(path, Arc::new(SystemClock), told);
+    let compacted = runtime()?.block_on(compacted);
+    bar.finish_and_clear();
+    let bytes = compacted.map_err(|error| failed(&error))?;
+    if json {
+        print::to_stdout(&json!({ "bytes": bytes }).to_string());
+    } else {
+        print::to_stdout(&format!(
+            "store in {}: {bytes} bytes in its tables",
+            path.display()
+        ));
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actors::ports::{Clock, StoreError};
 use fjall::compaction::filter::{
@@ -20,6 +21,8 @@ const JOURNALS_BYTES_MAX: u64 = 128 << 20;
 /// The first flushes tables, the others merge them too: were there one alone, a table in memory would grow for as long
 /// as a merge takes.
 const WORKERS: usize = 2;
+/// How often it is looked whether a flush is through.
+const FLUSH_LOOK: Duration = Duration::from_millis(10);
 const IDEMPOTENCY: &str = "idempotency";
 
 /// A table of rows.
@@ -41,6 +44,19 @@ pub(super) enum Space {
     Upstream,
     /// Chats.
     Chats,
+}
+
+impl Space {
+    const ALL: [Self; 8] = [
+        Self::Directory,
+        Self::Messages,
+        Self::ByDevice,
+        Self::Log,
+        Self::Outbox,
+        Self::Idempotency,
+        Self::Upstream,
+        Self::Chats,
+    ];
 }
 
 /// The open database.
@@ -110,6 +126,30 @@ impl Engine {
 
     pub(super) fn sync(&self) -> fjall::Result<()> {
         self.db.persist(PersistMode::SyncAll)
+    }
+
+    /// Bytes of all tables on the disk.
+    pub(super) fn table_bytes(&self) -> u64 {
+        let tables = Space::ALL.into_iter().map(|it| self.table(it));
+        tables.map(Keyspace::disk_space).sum()
+    }
+
+    /// Writes what is in memory into tables, and each table's rows anew, without those that nobody can see any more. Tells
+    /// how many tables of how many are done.
+    pub(super) fn compact(&self, mut told: impl FnMut(usize, usize)) -> fjall::Result<()> {
+        for space in Space::ALL {
+            self.table(space).rotate_memtable()?;
+        }
+        while 0 < self.buffered() {
+            // An engine whose threads have ended flushes nothing more, and says so here.
+            self.sync()?;
+            std::thread::sleep(FLUSH_LOOK);
+        }
+        for (done, space) in Space::ALL.into_iter().enumerate() {
+            told(done, Space::ALL.len());
+            self.table(space).major_compact()?;
+        }
+        Ok(())
     }
 
     /// Bytes of the tables in memory, those included that are being flushed.

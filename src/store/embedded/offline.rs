@@ -123,11 +123,16 @@ impl Offline {
     ///
     /// [`OpenError`], such as where a gateway runs on it.
     pub(in crate::store) fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_at(path, Arc::new(Forever))
+    }
+
+    /// As [`Self::open`], with a clock by which kept answers are forgotten.
+    pub(in crate::store) fn open_at(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let folder = Folder::hold(path)?;
         let opening = Opening {
             folder: &folder,
             cache_bytes: CACHE_BYTES,
-            clock: Arc::new(Forever),
+            clock,
         };
         let Opened {
             engine,
@@ -151,6 +156,20 @@ impl Offline {
     /// Whether a folder has a store.
     pub(in crate::store) fn is_there(path: &Path) -> bool {
         path.join("data").is_dir()
+    }
+
+    /// Writes all tables anew, without what nobody can see any more. Gives their bytes on the disk.
+    pub(in crate::store) async fn compact(
+        &self,
+        told: impl FnMut(usize, usize) + Send + 'static,
+    ) -> Result<u64, StoreError> {
+        self.blocking(|base| {
+            let engine = base.engine()?;
+            let done = engine.compact(told);
+            done.map_err(|it| engine::failed("compact", it))?;
+            Ok(engine.table_bytes())
+        })
+        .await
     }
 
     async fn blocking<T: Send + 'static>(

@@ -25,12 +25,14 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use self::compact::compact;
 pub use self::copy::{Place, PlaceError, copy};
 use self::record::Record;
 pub use self::record::{Difference, Sum, Tally};
 pub use self::restore::{Restored, restore};
 
 pub(crate) mod backup;
+mod compact;
 mod copy;
 mod files;
 pub(super) mod record;

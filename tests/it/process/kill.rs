@@ -59,7 +59,7 @@ async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
     // A sender that found something wrong has panicked: that fails the test here.
     senders.join_all().await;
     // A slow machine may have cut calls short: they were asked again under their keys, and count like all others.
-    println!(
+    eprintln!(
         "{KILLS} kills, {} acknowledged, {} calls turned away, {} with an unknown outcome",
         auditor.count(),
         auditor.refused(),
