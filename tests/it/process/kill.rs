@@ -11,7 +11,7 @@ use tokio::time::{Duration, sleep, timeout};
 
 use super::auditor::{Auditor, Sender};
 use super::binary::Binary;
-use crate::house::{Case, Client, Device, Dice, PATIENCE, cases, seed, until, walk};
+use crate::house::{Case, Client, Device, Dice, PATIENCE, cases, say, seed, until, walk};
 
 const KILLS: usize = 25;
 const ACKNOWLEDGEMENTS: usize = 20_000;
@@ -59,12 +59,12 @@ async fn twenty_five_kills_lose_nothing_that_was_acknowledged() {
     // A sender that found something wrong has panicked: that fails the test here.
     senders.join_all().await;
     // A slow machine may have cut calls short: they were asked again under their keys, and count like all others.
-    eprintln!(
+    say(&format!(
         "{KILLS} kills, {} acknowledged, {} calls turned away, {} with an unknown outcome",
         auditor.count(),
         auditor.refused(),
         auditor.unknown(),
-    );
+    ));
     until_settled(&client, &devices).await;
     auditor.audit(&client, &devices).await;
     assert!(gateway.terminate().await.success());
