@@ -61,11 +61,6 @@ impl Credentials {
         devices: Option<Vec<DeviceId>>,
         ttl: Duration,
     ) -> Result<IssuedToken, ApiError> {
-        if caller.is_token() {
-            return Err(
-                ApiError::new(Code::Forbidden).detail("An access token can't make access tokens.")
-            );
-        }
         let (scopes, devices) = narrow(caller, scopes, devices)?;
         self.ensure_signing_key().await?;
         let issued_at = self.clock.now();

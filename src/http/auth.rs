@@ -79,6 +79,7 @@ struct AccessToken {
     responses((status = 201, description = "Made.", body = AccessToken), Problems),
 )]
 async fn create_token(State(api): State<ApiState>, call: Call<Any>) -> Result<Reply, ApiError> {
+    call.by_key()?;
     let body: CreateToken = call.body()?;
     let ttl = body
         .ttl_seconds

@@ -117,6 +117,7 @@ struct CreateKey {
     responses((status = 201, description = "Made.", body = KeyWithSecret), Problems),
 )]
 async fn create_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    call.by_key()?;
     let body: CreateKey = call.body()?;
     let mut faults = Faults::default();
     let allowed_ips = networks(&body.allowed_ips, &mut faults);
@@ -213,11 +214,6 @@ async fn check_rights(
             );
         }
     }
-    if caller.is_token() {
-        return Err(
-            ApiError::new(Code::Forbidden).detail("An access token can't make or change API keys.")
-        );
-    }
     let is_wider =
         !caller.scopes().covers(scopes) || (devices.is_empty() && !caller.devices().is_empty());
     if is_wider {
@@ -309,6 +305,7 @@ struct UpdateKey {
     responses((status = 200, description = "The key as it is now.", body = Key), Problems),
 )]
 async fn update_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    call.by_key()?;
     let _turn = api.credentials.turn(call.path("key")?).await;
     let before = find(&api, &call).await?;
     let body: UpdateKey = call.body()?;
@@ -375,6 +372,7 @@ struct RotateKey {
     responses((status = 200, description = "The key and its new secret.", body = KeyWithSecret), Problems),
 )]
 async fn rotate_key(State(api): State<ApiState>, call: Call<KeysWrite>) -> Result<Reply, ApiError> {
+    call.by_key()?;
     let _turn = api.credentials.turn(call.path("key")?).await;
     let record = find(&api, &call).await?;
     let body: RotateKey = call.body()?;

@@ -148,8 +148,17 @@ async fn a_token_makes_no_tokens_and_its_life_has_bounds() {
         .await
         .expect(201);
     let client = house.with(made["access_token"].as_str().unwrap());
-    let more = client.post("/v1/auth/tokens", json!({})).await;
-    assert_eq!(more.status, 403, "{}", more.text());
+    let absent = "/v1/keys/key_00000000000000000000000000";
+    // Before anything of the path or the body is looked at.
+    for refused in [
+        client.post("/v1/auth/tokens", json!({})).await,
+        client.post("/v1/auth/tokens", json!({"ttl": 60})).await,
+        client.post("/v1/keys", json!({"name": ""})).await,
+        client.patch(absent, json!({"name": 1})).await,
+        client.post(&format!("{absent}/rotate"), json!([])).await,
+    ] {
+        refused.problem(403, "forbidden");
+    }
     house.close().await;
 }
 

@@ -208,6 +208,19 @@ impl<S> Call<S> {
         .await
     }
 
+    /// Lets no access token in: what makes credentials is for keys.
+    ///
+    /// # Errors
+    ///
+    /// `forbidden`.
+    pub(crate) fn by_key(&self) -> Result<(), ApiError> {
+        if self.caller().is_token() {
+            return Err(ApiError::new(Code::Forbidden)
+                .detail("An access token can't make access tokens, nor make or change API keys."));
+        }
+        Ok(())
+    }
+
     /// The body. `T` says `deny_unknown_fields`. What has a body has no query: a parameter in one is refused too.
     ///
     /// # Errors
