@@ -265,7 +265,7 @@ async fn against(
 ) -> Result<Report, LoadError> {
     let mut gateway = Gateway::reach(options).await?;
     let version = gateway.version().await;
-    let (watch, monitor) = (Watch::start(), gateway.pid.map(Monitor::start));
+    let (watch, monitor) = (Watch::start(), gateway.watch());
     let began_with = gateway.pid;
     let before = began_with.and_then(|pid| usage(pid).ok());
     let report = scenario(&mut gateway).await;

@@ -1,5 +1,6 @@
 //! Watches the server's process during a run: processors, memory, file descriptors, threads.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,10 @@ pub(crate) struct Reading {
     pub(crate) usage: Usage,
 }
 
-/// A watch over a process. It ends with its process.
+/// A process, which another one may follow when it has ended.
+pub(crate) type Process = Arc<AtomicU32>;
+
+/// A watch over a process, and over those that follow it.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     readings: Arc<Mutex<Vec<Reading>>>,
@@ -35,9 +39,14 @@ pub(crate) struct Monitor {
 impl Monitor {
     /// Starts to watch a process.
     pub(crate) fn start(pid: u32) -> Self {
+        Self::follow(Process::new(pid.into()))
+    }
+
+    /// As [`Self::start`]; whatever process is put into its place later is watched from then on.
+    pub(crate) fn follow(process: Process) -> Self {
         let readings = Arc::new(Mutex::new(Vec::new()));
         let mut watch = JoinSet::new();
-        watch.spawn(look(pid, Arc::clone(&readings)));
+        watch.spawn(look(process, Arc::clone(&readings)));
         Self { readings, watch }
     }
 
@@ -112,16 +121,25 @@ fn busy(readings: &[Reading]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-async fn look(pid: u32, readings: Arc<Mutex<Vec<Reading>>>) {
+async fn look(process: Process, readings: Arc<Mutex<Vec<Reading>>>) {
     let began = Instant::now();
     let mut every = EVERY;
+    let mut pid = process.load(Ordering::Relaxed);
+    // What the processes before this one had used.
+    let (mut before, mut last) = (Duration::ZERO, Duration::ZERO);
     loop {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // The process has ended.
-            let Ok(usage) = usage(pid) else { return };
+            let present = process.load(Ordering::Relaxed);
+            if present != pid {
+                (pid, before) = (present, last);
+            }
+            // It has ended, and another one may follow.
+            let Ok(mut usage) = usage(pid) else { continue };
+            usage.cpu += before;
+            last = usage.cpu;
             let at = began.elapsed();
             let mut readings = readings.lock().unwrap_or_else(PoisonError::into_inner);
             readings.push(Reading { at, usage });
@@ -201,5 +219,30 @@ mod tests {
         assert!(monitor.readings().len() >= 2);
         let mut report = Report::new("x");
         assert!(monitor.tell("server", &mut report).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_follows_another_adds_to_it() {
+        let busy = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 60";
+        let run = || {
+            let mut command = tokio::process::Command::new("sh");
+            command.args(["-c", busy]).kill_on_drop(true).spawn()
+        };
+        let (first, second) = (run().unwrap(), run().unwrap());
+        let [first_pid, second_pid] = [&first, &second].map(|it| it.id().unwrap());
+        let of = |pid| usage(pid).unwrap().cpu;
+        while of(first_pid).is_zero() || of(second_pid).is_zero() {
+            tokio::time::sleep(EVERY).await;
+        }
+        let process = Process::new(first_pid.into());
+        let monitor = Monitor::follow(Arc::clone(&process));
+        tokio::time::sleep(EVERY * 2).await;
+        let seen = monitor.readings().last().unwrap().usage.cpu;
+        drop(first);
+        process.store(second_pid, Ordering::Relaxed);
+        tokio::time::sleep(EVERY * 3).await;
+        let readings = monitor.readings();
+        assert!(readings.is_sorted_by_key(|it| it.usage.cpu));
+        assert!(seen < readings.last().unwrap().usage.cpu);
     }
 }

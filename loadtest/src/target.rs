@@ -3,6 +3,8 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -14,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::Endpoint;
 use crate::client::calls::Api;
 use crate::error::LoadError;
+use crate::monitor::{Monitor, Process};
 use crate::server::ChildServer;
 
 /// How to reach the gateway.
@@ -205,6 +208,8 @@ pub(crate) struct Gateway {
     pub(crate) device: String,
     /// Its process, if known.
     pub(crate) pid: Option<u32>,
+    /// The same for a watch that was begun, kept true over restarts.
+    process: Option<Process>,
     child: Option<ChildServer>,
     starting: Option<Starting>,
     /// Kept until the gateway has ended.
@@ -284,6 +289,9 @@ impl Gateway {
         let child = starting.run("serve").await?;
         let ready = began.elapsed();
         self.pid = Some(child.pid);
+        if let Some(process) = &self.process {
+            process.store(child.pid, Ordering::Relaxed);
+        }
         self.endpoint.address = child.address;
         self.child = Some(child);
         Ok(Restart {
@@ -291,6 +299,13 @@ impl Gateway {
             stopped,
             ready,
         })
+    }
+
+    /// Begins to watch its process, and any that follows it.
+    pub(crate) fn watch(&mut self) -> Option<Monitor> {
+        let process = Process::new(self.pid?.into());
+        self.process = Some(Arc::clone(&process));
+        Some(Monitor::follow(process))
     }
 
     /// The folder of a gateway that was started here.
@@ -326,6 +341,7 @@ impl Gateway {
                 .next()
                 .map_or_else(String::new, |device| device.id),
             pid: None,
+            process: None,
             child: None,
             starting: None,
             folder: None,
@@ -347,6 +363,7 @@ impl Gateway {
             endpoint,
             device,
             pid: None,
+            process: None,
             child: None,
             starting: None,
             folder: None,
