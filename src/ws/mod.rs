@@ -321,7 +321,7 @@ fn accept(
             },
             socket,
         );
-        Box::pin(session.run(known))
+        Box::pin(Box::new(session).run(known))
     })
 }
 

@@ -181,13 +181,19 @@ impl Session {
         }
     }
 
-    /// Holds the conversation to its end.
-    pub(super) async fn run(mut self, known: Option<Caller>) {
+    /// Holds the conversation to its end. In a box, as is what comes at the end: a future has room for everything that it
+    /// ever moves, and there are many thousands of these.
+    pub(super) async fn run(mut self: Box<Self>, known: Option<Caller>) {
         self.say_hello();
         let end = match known.map_or(Ok(()), |caller| self.enter(caller)) {
             Ok(()) => self.talk().await,
             Err(end) => end,
         };
+        Box::pin(self.part(end)).await;
+    }
+
+    /// Says goodbye, and lets what is under way come to its end.
+    async fn part(self: Box<Self>, end: End) {
         let Self {
             socket,
             reader,
@@ -196,7 +202,7 @@ impl Session {
             aside,
             number,
             ..
-        } = self;
+        } = *self;
         let Aside { mut work, .. } = aside.into_inner();
         // A name is free, and so is a place, before the goodbyes.
         drop((reader, place));

@@ -16,7 +16,7 @@ use crate::server::{quiet, settled_rss, usage};
 use crate::target::Gateway;
 
 /// How often both are measured, in turn: what the store keeps in memory goes up and down with what it has written.
-const ROUNDS: u64 = 3;
+const ROUNDS: u64 = 5;
 /// Messages of a call.
 const BATCH: usize = 500;
 /// The chat that gets as many messages as the others together, and the first of the others: no other scenario's.
@@ -66,10 +66,13 @@ pub(crate) async fn measure(
     let mut last = wave(To::One).await?;
     let (mut one, mut each) = (0.0, 0.0);
     for round in 0..ROUNDS {
+        // Memory is read behind a wave to one chat: what the allocator has to give back it gives back in the next wave.
+        wave(To::One).await?;
         let now = wave(To::One).await?;
         one += now - last;
         last = now;
-        let now = wave(To::Each(FIRST + round * count)).await?;
+        wave(To::Each(FIRST + round * count)).await?;
+        let now = wave(To::One).await?;
         each += now - last;
         last = now;
     }
