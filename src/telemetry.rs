@@ -30,7 +30,7 @@ const SECONDS: [f64; 16] = [
 ];
 
 /// What each counter counts.
-const COUNTERS: [(&str, &str); 14] = [
+const COUNTERS: [(&str, &str); 15] = [
     ("buho_actor_crashes_total", "Actors that failed, by kind."),
     (
         "buho_deliveries_total",
@@ -46,6 +46,10 @@ const COUNTERS: [(&str, &str); 14] = [
         "Receipts that the simulated network has told.",
     ),
     ("buho_store_commits_total", "Commits that succeeded."),
+    (
+        "buho_store_opened_again_total",
+        "Times that the embedded store was opened anew after it had met a full disk.",
+    ),
     (
         "buho_store_record_bytes_total",
         "Bytes of the rows that commits wrote.",

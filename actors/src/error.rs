@@ -58,6 +58,22 @@ impl From<SubmitError> for CommandError {
     }
 }
 
+impl CommandError {
+    /// What a caller hears of a job that was taken and failed.
+    #[must_use]
+    pub fn of_commit(error: &StoreError) -> Self {
+        match error {
+            StoreError::Refused(refused) => (*refused).into(),
+            StoreError::Gone => Self::NotFound,
+            StoreError::Full => Self::StorageFull,
+            StoreError::Failed
+            | StoreError::Away
+            | StoreError::Damaged { .. }
+            | StoreError::Engine { .. } => Self::OutcomeUnknown,
+        }
+    }
+}
+
 /// Why an actor did not start.
 #[derive(Debug, thiserror::Error)]
 #[error("{actor} did not start")]

@@ -192,7 +192,7 @@ impl Chatting {
                 }
                 Outcome::Failed(error) => {
                     stale(&myself);
-                    Err(failed(&error))
+                    Err(CommandError::of_commit(&error))
                 }
             };
             reply.send(answer);
@@ -367,7 +367,7 @@ impl Chatting {
                 }
                 Outcome::Failed(error) => {
                     stale(&myself);
-                    Err(failed(&error))
+                    Err(CommandError::of_commit(&error))
                 }
             });
         };
@@ -434,7 +434,7 @@ fn told(
             }
             Outcome::Failed(error) => {
                 stale(&myself);
-                Err(failed(&error))
+                Err(CommandError::of_commit(&error))
             }
         });
     }
@@ -443,16 +443,4 @@ fn told(
 /// What the chat believes is no longer what is stored: it leaves, and its successor loads.
 fn stale(chat: &ActorRef<ChatMsg>) {
     let _heard = report(chat, ChatMsg::Stale);
-}
-
-fn failed(error: &StoreError) -> CommandError {
-    match error {
-        StoreError::Refused(refused) => (*refused).into(),
-        StoreError::Gone => CommandError::NotFound,
-        StoreError::Failed
-        | StoreError::Full
-        | StoreError::Away
-        | StoreError::Damaged { .. }
-        | StoreError::Engine { .. } => CommandError::OutcomeUnknown,
-    }
 }

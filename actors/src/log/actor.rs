@@ -13,7 +13,7 @@ use super::state::{Consumers, NoName};
 use crate::CommandError;
 use crate::door::{Door, Reply};
 use crate::model::{Cursor, Timestamp};
-use crate::ports::{Clock, Job, Outcome, Store, StoreError, Urgency, Write, commit};
+use crate::ports::{Clock, Job, Outcome, Store, Urgency, Write, commit};
 
 /// Places of consumers are written at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -158,7 +158,7 @@ impl Keeping {
                     drop(door.push(LogMsg::Moved { name, to }));
                     Ok(moved)
                 }
-                Outcome::Failed(error) => Err(unsure(&error)),
+                Outcome::Failed(error) => Err(CommandError::of_commit(&error)),
             });
         };
         self.submit(vec![write], done);
@@ -182,7 +182,9 @@ impl Keeping {
                 Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
                     (LogMsg::Deleted { name }, Ok(()))
                 }
-                Outcome::Failed(error) => (LogMsg::Kept { name }, Err(unsure(&error))),
+                Outcome::Failed(error) => {
+                    (LogMsg::Kept { name }, Err(CommandError::of_commit(&error)))
+                }
             };
             drop(door.push(message));
             reply.send(answer);
@@ -283,6 +285,15 @@ async fn trim(log: &Log, store: &dyn Store, limit: Timestamp) -> Result<(), Comm
     if seq <= floor {
         return Ok(());
     }
+    raise_floor(log, store, seq).await
+}
+
+/// Removes the entries up to one, durably.
+pub(super) async fn raise_floor(
+    log: &Log,
+    store: &dyn Store,
+    seq: u64,
+) -> Result<(), CommandError> {
     match commit(
         store,
         log.tenant(),
@@ -298,16 +309,4 @@ async fn trim(log: &Log, store: &dyn Store, limit: Timestamp) -> Result<(), Comm
         Outcome::Failed(error) => return Err(error.into()),
     }
     Ok(())
-}
-
-fn unsure(error: &StoreError) -> CommandError {
-    match error {
-        StoreError::Refused(refused) => (*refused).into(),
-        StoreError::Failed
-        | StoreError::Full
-        | StoreError::Away
-        | StoreError::Gone
-        | StoreError::Damaged { .. }
-        | StoreError::Engine { .. } => CommandError::OutcomeUnknown,
-    }
 }

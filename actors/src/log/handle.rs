@@ -7,7 +7,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorCell};
 use tokio::sync::oneshot;
 
-use super::actor::{LogActor, LogArgs};
+use super::actor::{LogActor, LogArgs, raise_floor};
 use super::listener::{Listener, Reset, Start, judge};
 use super::message::LogMsg;
 use super::{Entry, Log};
@@ -355,6 +355,15 @@ impl LogHandle {
     /// `NotFound`, else as any command.
     pub async fn delete(&self, name: ConsumerName) -> Result<(), CommandError> {
         self.door.ask(|reply| LogMsg::Delete { name, reply }).await
+    }
+
+    /// Removes all entries that there are. Answers when it is durable.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub async fn clear(&self) -> Result<(), CommandError> {
+        raise_floor(&self.log, &*self.store, self.log.head().seq).await
     }
 }
 

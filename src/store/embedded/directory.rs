@@ -139,12 +139,8 @@ impl Directory for EmbeddedStore {
             return Ok(None);
         };
         let key = keys::idempotency(slot.number(), operation, key);
-        let engine = self.engine.read();
-        let row = engine
-            .as_ref()
-            .ok_or(StoreError::Away)?
-            .view()
-            .get(Space::Idempotency, &key)?;
+        let engine = self.engine.read().clone().ok_or(StoreError::Away)?;
+        let row = engine.view().get(Space::Idempotency, &key)?;
         let kept = row
             .map(|it| rows::unkept(&it))
             .transpose()?

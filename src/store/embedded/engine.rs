@@ -12,6 +12,7 @@ use fjall::{
     Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _,
     Snapshot, UserValue,
 };
+use parking_lot::RwLock;
 
 use super::{keys, rows};
 
@@ -192,6 +193,9 @@ impl Engine {
             })
     }
 }
+
+/// The engine of a store, while there is one: it may be closed, and opened again.
+pub(super) type Held = Arc<RwLock<Option<Arc<Engine>>>>;
 
 /// A look at the store at one moment.
 pub(super) struct View<'a> {

@@ -1,16 +1,15 @@
 //! Everything that a store has at one moment, as records: a walk along its tables, a bounded piece at a time.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use actors::model::{Cursor, DeviceId, EventId, KeyId, MessageId, TenantId, Timestamp};
 use actors::ports::{StoreError, SubmitError};
 use bytes::Bytes;
 use fjall::{Snapshot, UserValue};
-use parking_lot::RwLock;
 
 use super::cycle::FIRST_EPOCH;
-use super::engine::{Engine, Space, View};
+use super::engine::{Engine, Held, Space, View};
 use super::tenants::GATEWAY;
 use super::{keys, rows};
 use crate::store::transfer::record::Record;
@@ -68,12 +67,9 @@ impl Step {
     }
 }
 
-/// The engine of a store, until it is closed.
-pub(super) type Held = Arc<RwLock<Option<Arc<Engine>>>>;
-
-/// One moment of a store, ready to be read. It does not keep the store from being closed.
+/// One moment of a store, ready to be read. It does not keep the store from being closed, and ends where it is.
 pub(in crate::store) struct Export {
-    engine: Held,
+    engine: Weak<Engine>,
     snapshot: Snapshot,
     owners: Owners,
     as_of: Timestamp,
@@ -88,16 +84,12 @@ struct Owners {
 
 impl Export {
     /// Takes the moment that is now. Answers that are forgotten at `as_of` are left out.
-    pub(super) fn new(engine: Held, as_of: Timestamp) -> Result<Self, StoreError> {
-        let (snapshot, owners) = {
-            let held = engine.read();
-            let open = held.as_ref().ok_or(CLOSED)?;
-            let snapshot = open.snapshot();
-            let owners = Owners::read(&open.view_at(&snapshot))?;
-            (snapshot, owners)
-        };
+    pub(super) fn new(held: &Held, as_of: Timestamp) -> Result<Self, StoreError> {
+        let engine = held.read().clone().ok_or(CLOSED)?;
+        let snapshot = engine.snapshot();
+        let owners = Owners::read(&engine.view_at(&snapshot))?;
         Ok(Self {
-            engine,
+            engine: Arc::downgrade(&engine),
             snapshot,
             owners,
             as_of,
@@ -106,14 +98,12 @@ impl Export {
 
     /// About how many records there are.
     pub(in crate::store) fn estimate(&self) -> u64 {
-        let held = self.engine.read();
-        held.as_ref().map_or(0, |it| estimate(it))
+        self.engine.upgrade().map_or(0, |it| estimate(&it))
     }
 
     /// The records behind a mark; `None` at the end.
     pub(in crate::store) fn next(&self, from: Option<&Mark>) -> Result<Option<Chunk>, StoreError> {
-        let held = self.engine.read();
-        let engine = held.as_ref().ok_or(CLOSED)?;
+        let engine = self.engine.upgrade().ok_or(CLOSED)?;
         let view = engine.view_at(&self.snapshot);
         let place = from.and_then(|Mark(it)| it.split_first());
         let (mut step, mut beyond) = match place {

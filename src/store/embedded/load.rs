@@ -1,6 +1,8 @@
-//! What the store keeps in memory, read once when it is opened.
+//! What the store keeps in memory, read when it is opened, and when its engine is opened again: then what is known of
+//! tenants and devices stays as it is.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use actors::log::Sequencer;
 use actors::model::{Cursor, DeviceId, TenantId};
@@ -11,6 +13,7 @@ use super::engine::{Engine, Space, View};
 use super::erasure::{Erasures, Task};
 use super::keys::{self, Place};
 use super::rows;
+use super::tenants::Slot;
 use super::writer::Shared;
 
 /// Reads tenants, the numbers of devices, heads, floors and what is still to be erased.
@@ -29,13 +32,7 @@ pub(super) fn ledger(
         gone: HashSet::new(),
         erasures: Erasures::new(),
     };
-    load_tenants(&view, shared, &mut ledger)?;
-    let slots: HashMap<_, _> = shared
-        .tenants
-        .all()
-        .into_iter()
-        .map(|it| (it.number(), it))
-        .collect();
+    let slots = load_tenants(&view, shared, &mut ledger)?;
     for row in view.prefix(Space::Directory, &keys::all_devices()) {
         let (key, row) = row?;
         let device = keys::id_at(&key, 5)
@@ -64,15 +61,22 @@ pub(super) fn ledger(
     Ok(ledger)
 }
 
-fn load_tenants(view: &View<'_>, shared: &Shared, ledger: &mut Ledger) -> Result<(), StoreError> {
+/// Reads the tenants; gives them by their numbers.
+fn load_tenants(
+    view: &View<'_>,
+    shared: &Shared,
+    ledger: &mut Ledger,
+) -> Result<HashMap<u32, Arc<Slot>>, StoreError> {
+    // One that is not here has its first job on its way.
+    let mut slots: Vec<_> = shared.tenants.slot(TenantId::GATEWAY).into_iter().collect();
     for row in view.prefix(Space::Directory, &keys::tenants()) {
         let (key, row) = row?;
         let id = keys::id_at(&key, 1)
             .map(TenantId::from_bytes)
             .ok_or(StoreError::Damaged { what: "tenant key" })?;
-        shared.tenants.load(id, rows::number(&row, "tenant")?);
+        slots.push(shared.tenants.load(id, rows::number(&row, "tenant")?));
     }
-    for slot in shared.tenants.all() {
+    for slot in &slots {
         let number = slot.number();
         let head = view
             .get(Space::Directory, &keys::head(number))?
@@ -105,5 +109,5 @@ fn load_tenants(view: &View<'_>, shared: &Shared, ledger: &mut Ledger) -> Result
             },
         );
     }
-    Ok(())
+    Ok(slots.into_iter().map(|it| (it.number(), it)).collect())
 }

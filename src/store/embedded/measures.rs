@@ -14,6 +14,7 @@ pub(super) struct Measures {
     syncs: Counter,
     queue_jobs: Gauge,
     buffered: Gauge,
+    opened_again: Counter,
 }
 
 /// One commit that succeeded.
@@ -40,6 +41,7 @@ impl Measures {
             syncs: counter!("buho_store_syncs_total"),
             queue_jobs: gauge!("buho_store_queue_jobs"),
             buffered: gauge!("buho_store_buffer_bytes"),
+            opened_again: counter!("buho_store_opened_again_total"),
         }
     }
 
@@ -59,6 +61,11 @@ impl Measures {
             reason = "a gauge is a float, and so many bytes fit into it"
         )]
         self.buffered.set(bytes as f64);
+    }
+
+    /// Another engine took the place of one that had met a full disk.
+    pub(super) fn opened_again(&self) {
+        self.opened_again.increment(1);
     }
 
     pub(super) fn queued(&self) {

@@ -3,7 +3,8 @@
 //! Whoever submits a job encodes its rows (`job`) and puts it into its tenant's queue (`queue`). One thread (`writer`)
 //! takes what waits, gives entries their places (`cycle`), writes one batch, syncs once, shows the entries to the
 //! readers and tells everybody. Reads look at a snapshot on a few threads of their own (`reader`, `history`, `log`,
-//! `directory`). What a crash may leave behind is looked at before the engine opens (`folder`, `journal`, `repair`).
+//! `directory`). What a crash may leave behind is looked at before the engine opens (`folder`, `journal`, `repair`). An
+//! engine that has met a full disk is closed, and another one takes its place (`generation`).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,8 +20,9 @@ use actors::ports::{
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 
-use self::engine::{Engine, View};
+use self::engine::{Held, View};
 use self::folder::Folder;
+use self::generation::Generations;
 use self::job::Encoded;
 use self::keys::Place;
 use self::measures::Measures;
@@ -40,6 +42,7 @@ mod engine;
 mod erasure;
 mod export;
 mod folder;
+mod generation;
 mod history;
 mod job;
 mod journal;
@@ -149,15 +152,14 @@ pub(crate) enum OpenError {
 struct Running {
     writer: JoinHandle<Option<u64>>,
     readers: Vec<JoinHandle<()>>,
-    folder: Folder,
+    folder: Arc<Folder>,
 }
 
 /// A store in a folder of this machine.
 pub(crate) struct EmbeddedStore {
     shared: Shared,
     readers: Arc<Readers>,
-    /// The engine, until the store is closed.
-    engine: Arc<RwLock<Option<Arc<Engine>>>>,
+    engine: Held,
     running: Mutex<Option<Running>>,
 }
 
@@ -215,14 +217,21 @@ impl EmbeddedStore {
             }
         };
         let ledger = load::ledger(&engine, &shared, store, commits).map_err(damaged)?;
-        let engine = Arc::new(engine);
+        let engine: Held = Arc::new(RwLock::new(Some(Arc::new(engine))));
         let readers = Arc::<Readers>::default();
         let io = |source| OpenError::Io {
             path: path.clone(),
             source,
         };
         let reader_threads = readers.start(&engine, reader_threads).map_err(io)?;
-        let writer = Writer::new(Arc::clone(&engine), shared.clone(), ledger);
+        let folder = Arc::new(folder);
+        let generations = Generations {
+            held: Arc::clone(&engine),
+            folder: Arc::clone(&folder),
+            cache_bytes,
+            clock: Arc::clone(&shared.clock),
+        };
+        let writer = Writer::new(generations, shared.clone(), ledger);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
@@ -235,14 +244,14 @@ impl EmbeddedStore {
         Ok(Arc::new(Self {
             shared,
             readers,
-            engine: Arc::new(RwLock::new(Some(engine))),
+            engine,
             running,
         }))
     }
 
     /// Everything that the store has now, without answers that are forgotten at `as_of`. The gateway goes on.
     pub(super) fn export(&self, as_of: Timestamp) -> Result<Export, StoreError> {
-        Export::new(Arc::clone(&self.engine), as_of)
+        Export::new(&self.engine, as_of)
     }
 
     fn existing(&self, tenant: TenantId) -> Option<Arc<Slot>> {
@@ -333,7 +342,7 @@ impl EmbeddedStore {
 /// A store whose threads have ended. Its folder is free once this is dropped.
 struct Ended {
     commits: Option<u64>,
-    folder: Folder,
+    folder: Arc<Folder>,
 }
 
 impl Drop for EmbeddedStore {

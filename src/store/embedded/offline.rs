@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
-use super::engine::{self, Engine, Space};
-use super::export::{self, Export, Held};
+use super::engine::{self, Engine, Held, Space};
+use super::export::{self, Export};
 use super::folder::Folder;
 use super::keys::{Part, Place};
 use super::repair::{Opened, Opening};
@@ -344,7 +344,7 @@ impl Archive for Offline {
         out: mpsc::Sender<Chunk>,
     ) -> Result<(), StoreError> {
         self.blocking(move |base| {
-            let export = Export::new(Arc::clone(&base.engine), as_of)?;
+            let export = Export::new(&base.engine, as_of)?;
             let mut mark = from;
             while let Some(chunk) = export.next(mark.as_ref())? {
                 mark.clone_from(&chunk.mark);

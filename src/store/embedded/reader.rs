@@ -10,13 +10,13 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::engine::{Engine, View};
+use super::engine::{Engine, Held, View};
 use super::measures;
 
 /// Reads that may wait for a thread; one more is [`StoreError::Away`].
 const WAITING_MAX: usize = 4_096;
 
-type Read = Box<dyn FnOnce(&Engine) + Send>;
+type Read = Box<dyn FnOnce(Option<&Engine>) + Send>;
 
 #[derive(Default)]
 struct Inner {
@@ -35,21 +35,23 @@ impl Readers {
     /// Starts the threads.
     pub(super) fn start(
         self: &Arc<Self>,
-        engine: &Arc<Engine>,
+        held: &Held,
         threads: usize,
     ) -> std::io::Result<Vec<JoinHandle<()>>> {
         let start = |_| {
-            let (readers, engine) = (Arc::clone(self), Arc::clone(engine));
+            let (readers, held) = (Arc::clone(self), Arc::clone(held));
             std::thread::Builder::new()
                 .name("store-reader".to_owned())
-                .spawn(move || readers.serve(&engine))
+                .spawn(move || readers.serve(&held))
         };
         (0..threads.max(1)).map(start).collect()
     }
 
-    fn serve(&self, engine: &Engine) {
+    fn serve(&self, held: &Held) {
         while let Some(read) = self.next() {
-            if catch_unwind(AssertUnwindSafe(|| read(engine))).is_err() {
+            // For this one read: nobody may hold an engine that is to be closed.
+            let engine = held.read().clone();
+            if catch_unwind(AssertUnwindSafe(|| read(engine.as_deref()))).is_err() {
                 tracing::error!("a read of the store has panicked");
             }
         }
@@ -85,7 +87,8 @@ impl Readers {
         let read: Read = Box::new(move |engine| {
             // Whoever has stopped waiting need not be read for.
             if !tell.is_closed() {
-                drop(tell.send(read(&engine.view())));
+                let found = engine.ok_or(StoreError::Away);
+                drop(tell.send(found.and_then(|it| read(&it.view()))));
             }
         });
         {

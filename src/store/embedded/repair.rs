@@ -66,6 +66,23 @@ impl Opening<'_> {
         })
     }
 
+    /// Opens a database that this process has closed. Everything in it is synced, and nothing is repaired: who has told of
+    /// its end may have told of what a repair would cut off.
+    pub(super) fn open_again(&self) -> Result<Opened, OpenError> {
+        let data = self.folder.data();
+        let store = folder::read_format(&data)?;
+        let engine = self.engine(&data).map_err(|it| self.refused(it))?;
+        engine.sync().map_err(|it| self.refused(it))?;
+        let commits = engine
+            .commits(store)
+            .map_err(|it| self.damaged("the number of its last commit can't be read", it))?;
+        Ok(Opened {
+            engine,
+            store,
+            commits,
+        })
+    }
+
     /// Makes an empty database; it counts from the moment it has its name.
     fn make(&self) -> Result<(), OpenError> {
         let new = self.folder.draft();

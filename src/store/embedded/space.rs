@@ -14,6 +14,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AFTER_BYTES: u64 = 8 << 20;
 const MIN_FREE_MAX: u64 = 256 << 20;
 const MIN_FREE_MIN: u64 = 32 << 20;
+/// With less than this free a failure that names no reason counts as one for want of room: what could not be written
+/// may have been taken away again.
+const SHORT_BELOW: u64 = 64 << 20;
 
 /// Free and all bytes of a file system.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,8 @@ pub(super) struct FreeSpace {
     look: Look,
     min_free: Option<u64>,
     full: AtomicBool,
+    /// Whether the engine has met a full disk, in spite of all looking ahead; until there is room again.
+    met: AtomicBool,
     written: AtomicU64,
     looked_at: Mutex<Option<Instant>>,
 }
@@ -68,6 +73,7 @@ impl FreeSpace {
             look,
             min_free,
             full: AtomicBool::new(false),
+            met: AtomicBool::new(false),
             written: AtomicU64::new(0),
             looked_at: Mutex::new(None),
         }
@@ -92,11 +98,29 @@ impl FreeSpace {
         self.full.load(Ordering::Relaxed)
     }
 
+    /// Says that the engine has met a full disk: writes stop until there is room, and not too little of it.
+    pub(super) fn met_full(&self) {
+        self.met.store(true, Ordering::Relaxed);
+        self.full.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is so little room that a write may have failed for want of it.
+    pub(super) fn is_short(&self) -> bool {
+        let least = |room: Room| room.least(self.min_free).max(SHORT_BELOW);
+        (self.look)().is_ok_and(|it| it.free < least(it))
+    }
+
     fn refresh(&self) {
         match (self.look)() {
             Ok(room) => {
-                let least = room.least(self.min_free);
+                let mut least = room.least(self.min_free);
+                if self.met.load(Ordering::Relaxed) {
+                    least = least.max(MIN_FREE_MIN);
+                }
                 let full = room.free < least;
+                if !full {
+                    self.met.store(false, Ordering::Relaxed);
+                }
                 if self.full.swap(full, Ordering::Relaxed) != full {
                     tracing::warn!(
                         free = room.free,
@@ -156,6 +180,25 @@ mod tests {
         free.store(0, Ordering::Relaxed);
         space.wrote(LOOK_AFTER_BYTES);
         assert!(space.is_full());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_met_a_full_disk_must_have_more_room_than_a_little() {
+        let free = Arc::new(AtomicU64::new(0));
+        let space = of(&free, 1 << 30, Some(1));
+        assert!(space.is_full() && space.is_short());
+        space.met_full();
+        free.store(MIN_FREE_MIN - 1, Ordering::Relaxed);
+        tokio::time::advance(LOOK_EVERY).await;
+        assert!(space.is_full());
+        free.store(MIN_FREE_MIN, Ordering::Relaxed);
+        tokio::time::advance(LOOK_EVERY).await;
+        assert!(!space.is_full() && space.is_short());
+        free.store(1, Ordering::Relaxed);
+        tokio::time::advance(LOOK_EVERY).await;
+        assert!(!space.is_full(), "it goes by what is asked for again");
+        free.store(SHORT_BELOW, Ordering::Relaxed);
+        assert!(!space.is_short());
     }
 
     #[test]

@@ -113,12 +113,11 @@ impl Tenants {
         }
     }
 
-    /// Adds one that the store has.
+    /// Adds one that the store has, unless it is known.
     pub(super) fn load(&self, id: TenantId, number: u32) -> Arc<Slot> {
         self.reserve(number);
-        let slot = Slot::new(id, number);
-        self.slots.insert(id, Arc::clone(&slot));
-        slot
+        let slot = self.slots.entry(id);
+        Arc::clone(&slot.or_insert_with(|| Slot::new(id, number)))
     }
 
     /// Keeps a number from being given again.

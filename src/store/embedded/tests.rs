@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actors::model::{
-    Cursor, DeviceId, MessageState, Status, Tenant, TenantId, TenantLimits, Timestamp,
+    Cursor, DeviceId, MessageState, Removal, Status, Tenant, TenantId, TenantLimits, Timestamp,
 };
 use actors::ports::{
     Clock, Directory as _, Job, LogReader as _, Outcome, StoreError, StoreHealth, SubmitError,
@@ -128,6 +128,7 @@ fn make_tenant(id: TenantId) -> Write {
         name: "t".to_owned(),
         limits: TenantLimits::default(),
         created_at: Timestamp::from_millis(1),
+        removal: Removal::None,
     }))
 }
 

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use super::cycle::{Built, Cycle, Effect, Ledger, Settle, Touched, settle};
 use super::engine::Engine;
 use super::erasure::Task;
+use super::generation::{Generations, is_want_of_room};
+use super::load;
 use super::measures::{Commit, Measures};
 use super::queue::{Found, Patience, Queue, Queued};
 use super::space::FreeSpace;
@@ -26,6 +28,8 @@ const BUFFER_BYTES_MAX: u64 = 192 << 20;
 /// for.
 const GIVE_WAY_MAX: Duration = Duration::from_secs(1);
 const GIVE_WAY_LOOK: Duration = Duration::from_millis(2);
+/// The pause before it is looked again whether a full disk has room.
+const FULL_LOOK: Duration = Duration::from_millis(100);
 
 /// What the writer shares with the rest of the store.
 #[derive(Clone)]
@@ -38,9 +42,11 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// The writer's thread. It dies with the first write that fails.
+/// The writer's thread. It dies with the first write that fails for another reason than a full disk.
 pub(super) struct Writer {
-    engine: Arc<Engine>,
+    generations: Generations,
+    /// Whether the engine was opened on a full disk, and may have met it again since.
+    is_doubtful: bool,
     shared: Shared,
     ledger: Ledger,
     jobs: VecDeque<Queued>,
@@ -52,9 +58,10 @@ pub(super) struct Writer {
 struct Failed;
 
 impl Writer {
-    pub(super) fn new(engine: Arc<Engine>, shared: Shared, ledger: Ledger) -> Self {
+    pub(super) fn new(generations: Generations, shared: Shared, ledger: Ledger) -> Self {
         Self {
-            engine,
+            generations,
+            is_doubtful: false,
             shared,
             ledger,
             jobs: VecDeque::new(),
@@ -101,21 +108,28 @@ impl Writer {
                 Found::End => break,
             }
         }
-        self.engine.sync().map_err(|error| fatal(&error))
+        self.engine()?.sync().map_err(|error| fatal(&error))
+    }
+
+    /// The engine, for one commit: nobody may hold one that is to be closed.
+    fn engine(&self) -> Result<Arc<Engine>, Failed> {
+        self.generations.held.read().clone().ok_or(Failed)
     }
 
     fn commit(&mut self) -> Result<(), Failed> {
-        self.give_way();
+        self.give_way()?;
         if self.shared.space.is_full() {
             self.refuse();
+            if self.is_doubtful {
+                std::thread::sleep(FULL_LOOK);
+                return Ok(());
+            }
+        } else if self.is_doubtful {
+            self.prove()?;
         }
+        let engine = self.engine()?;
         let jobs = self.jobs.len();
-        let mut cycle = Cycle::new(
-            &self.engine,
-            &mut self.ledger,
-            self.shared.clock.now(),
-            jobs,
-        );
+        let mut cycle = Cycle::new(&engine, &mut self.ledger, self.shared.clock.now(), jobs);
         while let Some(queued) = self.jobs.pop_front() {
             cycle.add(queued, &mut self.settles);
         }
@@ -129,7 +143,16 @@ impl Writer {
         } = cycle.build();
         if 0 < records {
             let started = Instant::now();
-            batch.commit().map_err(|error| fatal(&error))?;
+            let written = batch.commit();
+            drop(engine);
+            if let Err(error) = written
+                && !self.survives(&error)?
+            {
+                let full = || Err(StoreError::Full);
+                self.count_settled(self.settles.len());
+                self.settles.drain(..).for_each(|it| it.tell(full()));
+                return Ok(());
+            }
             self.ledger.commits += 1;
             self.shared.space.wrote(bytes);
             let jobs = u32::try_from(jobs).unwrap_or(u32::MAX);
@@ -147,15 +170,77 @@ impl Writer {
         Ok(())
     }
 
+    /// Goes on after a commit that failed for want of room; says whether it is in the store all the same.
+    fn survives(&mut self, error: &fjall::Error) -> Result<bool, Failed> {
+        // The engine says no more than that an earlier write has failed: nothing of this one was written.
+        let by_another = matches!(error, fjall::Error::Poisoned) && self.shared.space.is_short();
+        if !by_another && !is_want_of_room(error) {
+            return Err(fatal(error));
+        }
+        match self.open_again()?.checked_sub(self.ledger.commits) {
+            Some(1) => Ok(true),
+            Some(0) => {
+                let gone = std::mem::take(&mut self.ledger.gone);
+                let (store, commits) = (self.ledger.store, self.ledger.commits);
+                let ledger = load::ledger(&*self.engine()?, &self.shared, store, commits);
+                self.ledger = ledger.map_err(|error| lost(&error))?;
+                let live = &self.ledger.live;
+                let gone = gone.into_iter().filter(|it| !live.contains(it));
+                self.ledger.gone.extend(gone);
+                Ok(false)
+            }
+            Some(_) | None => {
+                tracing::error!("the store does not have what was written");
+                Err(Failed)
+            }
+        }
+    }
+
+    /// Sees whether the engine that was opened on a full disk still takes writes, and opens another one where not.
+    fn prove(&mut self) -> Result<(), Failed> {
+        if self.engine()?.sync().is_err() && self.open_again()? != self.ledger.commits {
+            return Err(Failed);
+        }
+        self.is_doubtful = self.shared.space.is_full();
+        Ok(())
+    }
+
+    /// Puts another engine in the place of one that has met a full disk; gives the number of the last commit that it has.
+    /// Whatever is to be written meanwhile is turned down.
+    fn open_again(&mut self) -> Result<u64, Failed> {
+        tracing::warn!("the disk is full: the store is opened again");
+        self.shared.space.met_full();
+        self.is_doubtful = true;
+        self.generations.put_away().map_err(|error| lost(&error))?;
+        loop {
+            match self.generations.open_again() {
+                Ok(opened) => {
+                    *self.generations.held.write() = Some(Arc::new(opened.engine));
+                    self.shared.measures.opened_again();
+                    return Ok(opened.commits);
+                }
+                Err(error) if !is_want_of_room(&error) => return Err(lost(&error)),
+                Err(error) => tracing::debug!(%error, "the store is not open yet"),
+            }
+            self.shared.queue.take(Patience::Look, &mut self.jobs);
+            self.refuse();
+            if self.shared.queue.stopped().is_some() {
+                return Err(Failed);
+            }
+            std::thread::sleep(FULL_LOOK);
+        }
+    }
+
     /// Lets the engine flush, where too much waits for it.
-    fn give_way(&self) {
-        let started = Instant::now();
-        let mut buffered = self.engine.buffered();
+    fn give_way(&self) -> Result<(), Failed> {
+        let (engine, started) = (self.engine()?, Instant::now());
+        let mut buffered = engine.buffered();
         while BUFFER_BYTES_MAX < buffered && started.elapsed() < GIVE_WAY_MAX {
             std::thread::sleep(GIVE_WAY_LOOK);
-            buffered = self.engine.buffered();
+            buffered = engine.buffered();
         }
         self.shared.measures.buffered(buffered);
+        Ok(())
     }
 
     /// Turns everything down that waits for this commit: there is no room for it.
@@ -198,6 +283,11 @@ impl Writer {
             .measures
             .settled(u32::try_from(jobs).unwrap_or(u32::MAX));
     }
+}
+
+fn lost(error: &(dyn std::error::Error + 'static)) -> Failed {
+    tracing::error!(error, "the store could not be opened again");
+    Failed
 }
 
 fn fatal(error: &fjall::Error) -> Failed {

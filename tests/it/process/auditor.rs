@@ -27,6 +27,7 @@ pub(crate) struct Auditor {
     acknowledged: Mutex<BTreeMap<String, Acknowledged>>,
     count: AtomicUsize,
     refused: AtomicUsize,
+    full: AtomicUsize,
     unknown: AtomicUsize,
     is_over: AtomicBool,
 }
@@ -42,6 +43,11 @@ impl Auditor {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Calls that were told that there is no room; they count as told that nothing was stored.
+    pub(crate) fn full(&self) -> usize {
+        self.full.load(Ordering::Relaxed)
+    }
+
     /// Calls that were told that nobody knows.
     pub(crate) fn unknown(&self) -> usize {
         self.unknown.load(Ordering::Relaxed)
@@ -54,10 +60,11 @@ impl Auditor {
             || vec![&answer.body],
             |items| items.iter().map(|it| &it["error"]).collect(),
         );
-        let (mut refused, mut unknown) = (false, false);
+        let (mut refused, mut full, mut unknown) = (false, false, false);
         for error in errors.into_iter().filter(|it| it.is_object()) {
             match error["status"].as_u64() {
                 Some(503) => refused = true,
+                Some(507) if error["code"] == "storage_full" => (refused, full) = (true, true),
                 Some(504) if error["code"] == "outcome_unknown" => unknown = true,
                 _ => panic!("{}: {}", answer.what, answer.text()),
             }
@@ -66,6 +73,7 @@ impl Auditor {
         assert!(!is_wait || answer.header("retry-after").is_some());
         self.refused
             .fetch_add(usize::from(refused), Ordering::Relaxed);
+        self.full.fetch_add(usize::from(full), Ordering::Relaxed);
         self.unknown
             .fetch_add(usize::from(unknown), Ordering::Relaxed);
     }
@@ -183,6 +191,11 @@ impl Auditor {
             );
         }
         self.check_order(client, devices, &log).await;
+        for sender in devices {
+            for receiver in devices.iter().filter(|it| it.id != sender.id) {
+                check_received(&log, sender, receiver);
+            }
+        }
     }
 
     /// The log has no hole, no message is created twice, no status goes back. Gives the created entries.
@@ -236,6 +249,26 @@ impl Auditor {
             }
         }
     }
+}
+
+/// What one device has sent to another one came in there: each message once, in the order in which it was sent.
+fn check_received(log: &[Value], sender: &Device, receiver: &Device) {
+    let names = |kind: &str, owner: &Device, chat: &Device| -> Vec<&Value> {
+        let of = log
+            .iter()
+            .filter(|it| it["type"] == kind && it["device"] == owner.id && it["chat"] == chat.jid);
+        of.map(|it| &it["data"]["upstream_id"]).collect()
+    };
+    let failed: BTreeSet<&str> = log
+        .iter()
+        .filter(|it| it["type"] == "message.status" && it["device"] == sender.id)
+        .filter(|it| ladder(it["data"]["status"].as_str().unwrap()) == ladder("failed"))
+        .map(|it| it["data"]["upstream_id"].as_str().unwrap())
+        .collect();
+    let mut sent = names("message.created", sender, receiver);
+    sent.retain(|it| !failed.contains(it.as_str().unwrap()));
+    let received = names("message.received", receiver, sender);
+    assert_eq!(received, sent, "from {} to {}", sender.jid, receiver.jid);
 }
 
 /// Sends over and over: one message or many, each under its key until it is answered.
