@@ -22,7 +22,7 @@ use crate::config::StoreKind;
 use crate::connector::simulator::{Simulator, SimulatorOptions};
 use crate::credentials::Credentials;
 use crate::http::{self, Api, ApiState, ServeLimits};
-use crate::operator::{OperatorDesk, OperatorSocket, SocketError};
+use crate::operator::{OperatorDesk, OperatorSocket, Removals, SocketError};
 use crate::store::transfer::backup::Backups;
 use crate::store::{CqlOptions, CqlStore, EmbeddedOptions, EmbeddedStore, OpenError, schema};
 use crate::telemetry::Metrics;
@@ -43,6 +43,7 @@ pub struct Gateway {
     simulator: Arc<Simulator>,
     operator: OperatorSocket,
     backups: Arc<Backups>,
+    removals: Arc<Removals>,
     stopping: watch::Sender<bool>,
     sockets: Arc<Sockets>,
     tasks: JoinSet<()>,
@@ -170,11 +171,14 @@ impl Gateway {
         });
         let backups = Backups::new(embedded, config.store.min_free, Arc::clone(&clock));
         let backups = Arc::new(backups);
+        let removals = Removals::resume(node.clone(), Arc::clone(&credentials));
+        let removals = Arc::new(removals);
         let desk = OperatorDesk {
             node: node.clone(),
             credentials,
             store: Arc::clone(&store),
             backups: Arc::clone(&backups),
+            removals: Arc::clone(&removals),
         };
         let operator = OperatorSocket::open(&config.operator_socket(), Arc::new(desk));
         let operator =
@@ -198,6 +202,7 @@ impl Gateway {
             simulator,
             operator,
             backups,
+            removals,
             stopping,
             sockets,
             tasks,
@@ -222,6 +227,7 @@ impl Gateway {
         self.api.idempotency.drained().await;
         self.operator.close().await;
         self.backups.stop().await;
+        self.removals.stop().await;
         self.node.stop().await;
         self.simulator.close().await;
         self.store.close().await;

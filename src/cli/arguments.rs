@@ -109,6 +109,12 @@ pub(super) enum TenantCommand {
         #[arg(long, value_name = "NAME=VALUE", required = true, num_args = 1.., value_parser = limit)]
         set: Vec<(String, u32)>,
     },
+    /// Remove a tenant with its devices, messages, events and keys; there is no way back
+    Delete {
+        /// Its id
+        #[arg(value_name = "TEN")]
+        tenant: TenantId,
+    },
 }
 
 #[derive(Debug, Subcommand)]

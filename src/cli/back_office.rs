@@ -31,6 +31,14 @@ pub(super) fn tenant(config: &Config, command: TenantCommand, json: bool) -> Res
                 )
             })
         }
+        TenantCommand::Delete { tenant } => {
+            tell(config, &Command::TenantDelete { tenant }, json, |answer| {
+                format!(
+                    "deleted: {}; none of its keys works any more, and what it owned is being erased",
+                    one_tenant(answer)
+                )
+            })
+        }
         TenantCommand::Limits { tenant, set } => {
             let set = limit_changes(set)?;
             tell(

@@ -309,6 +309,7 @@ mod tests {
                 ..TenantLimits::default()
             },
             created_at: Timestamp::from_millis(0),
+            removal: actors::model::Removal::None,
         };
         let state = TenantState::new(&tenant);
         let first = state.count_call().unwrap();

@@ -177,6 +177,21 @@ impl Credentials {
         Ok(is_same(&previous.hash, hash).then_some(previous.until))
     }
 
+    /// Ends all keys of a tenant.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub(crate) async fn revoke_all(&self, tenant: TenantId) -> Result<(), CommandError> {
+        for key in self.store.keys(tenant).await? {
+            match self.revoke_key(key.id).await {
+                Ok(()) | Err(CommandError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Ends a key, its tokens, its tickets and every connection that came in with one of them.
     ///
     /// # Errors

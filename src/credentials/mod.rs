@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use actors::CommandError;
 use actors::model::{
-    KeyRecord, SecretHash, Tenant, TenantId, TenantLimits, Timestamp, hash_secret, key_of_secret,
+    KeyRecord, Removal, SecretHash, Tenant, TenantId, TenantLimits, Timestamp, hash_secret,
+    key_of_secret,
 };
 use actors::ports::{Answer, Claim, Clock, KeptAnswer, Outcome, Store, StoreError, Write, commit};
 use dashmap::DashMap;
@@ -253,7 +254,7 @@ impl Credentials {
                 .tenants()
                 .await?
                 .into_iter()
-                .find(|it| it.id == id)
+                .find(|it| it.id == id && it.is_alive())
                 .map(|it| self.limited(it))
         };
         let tenant = found.ok_or_else(|| ApiError::new(Code::Unauthenticated))?;
@@ -280,8 +281,8 @@ impl Credentials {
             Ok(Ok(Outcome::Committed { cursor: _ })) => Ok(None),
             Ok(Ok(Outcome::Replayed(kept))) => Ok(Some(kept)),
             Ok(Ok(Outcome::Mismatch)) => Err(CommandError::IdempotencyMismatch),
-            Ok(Ok(Outcome::Failed(StoreError::Full))) => Err(CommandError::StorageFull),
-            Ok(Ok(Outcome::Failed(_))) | Err(_) => Err(CommandError::OutcomeUnknown),
+            Ok(Ok(Outcome::Failed(error))) => Err(CommandError::of_commit(&error)),
+            Err(_late) => Err(CommandError::OutcomeUnknown),
             Ok(Err(refused)) => Err(refused.into()),
         }
     }
@@ -294,6 +295,7 @@ fn gateway() -> Tenant {
         name: "gateway".to_owned(),
         limits: TenantLimits::default(),
         created_at: Timestamp::from_millis(0),
+        removal: Removal::None,
     }
 }
 

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::line::{Command, LimitChanges, Refusal};
+use super::removals::Removals;
 use super::socket::Desk;
 use crate::credentials::{Credentials, NewKey};
 use crate::store::transfer::backup::Backups;
@@ -29,6 +30,8 @@ pub(crate) struct OperatorDesk {
     pub(crate) store: Arc<dyn Store>,
     /// Copies of the store.
     pub(crate) backups: Arc<Backups>,
+    /// Tenants on their way out.
+    pub(crate) removals: Arc<Removals>,
 }
 
 impl std::fmt::Debug for OperatorDesk {
@@ -52,6 +55,11 @@ impl Desk for OperatorDesk {
             Command::TenantList {} => Ok(json!({ "tenants": self.node.tenants() })),
             Command::TenantShow { tenant } => self.show_tenant(tenant).await,
             Command::TenantLimits { tenant, set } => self.limit_tenant(tenant, set).await,
+            Command::TenantDelete { tenant } => {
+                let gone = self.tenant(tenant)?;
+                self.removals.begin(tenant).await?;
+                Ok(json!({ "tenant": *gone }))
+            }
             Command::KeyCreate {
                 tenant,
                 scopes,

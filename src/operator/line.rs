@@ -40,6 +40,12 @@ pub enum Command {
         /// What changes.
         set: LimitChanges,
     },
+    /// Removes a tenant with all that it owns: `{"tenant"}`. Told when nobody is let in any more, now and after a restart;
+    /// what it owns goes while the gateway goes on.
+    TenantDelete {
+        /// Which one.
+        tenant: TenantId,
+    },
     /// Makes a key: `{"key", "secret"}`. The secret is told this once.
     KeyCreate {
         /// Whose.

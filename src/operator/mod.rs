@@ -8,8 +8,10 @@
 pub mod client;
 mod desk;
 pub mod line;
+mod removals;
 mod socket;
 
 pub(crate) use desk::OperatorDesk;
+pub(crate) use removals::Removals;
 pub(crate) use socket::OperatorSocket;
 pub use socket::SocketError;

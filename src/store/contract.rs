@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use actors::model::{
     Chat, ConnectorChoice, Content, ContentKind, Cursor, Desired, DeviceId, DeviceRecord,
-    Direction, EntryDraft, EventType, Jid, MessageBody, MessageId, MessageState, SessionState,
-    Status, Tenant, TenantId, TenantLimits, Timestamp,
+    Direction, EntryDraft, EventType, Jid, MessageBody, MessageId, MessageState, Removal,
+    SessionState, Status, Tenant, TenantId, TenantLimits, Timestamp,
 };
 use actors::ports::{Answer, Claim, Clock, Outcome, Store, Write, Writer as _, commit};
 use bytes::Bytes;
@@ -96,6 +96,7 @@ impl<O: Opener> World<O> {
             name: "t".to_owned(),
             limits: TenantLimits::default(),
             created_at: self.now(),
+            removal: Removal::None,
         };
         let id = tenant.id;
         committed(
@@ -259,6 +260,7 @@ macro_rules! store_contract {
             log::an_entry_is_the_same_from_ring_and_store,
             history::pages_run_both_ways_and_end,
             history::a_device_is_paged_over_all_its_chats,
+            history::pages_run_over_years_as_over_minutes,
             history::a_filter_gives_only_what_it_names,
             history::a_filter_that_finds_nothing_says_where_to_go_on,
             history::the_last_state_of_a_message_counts,

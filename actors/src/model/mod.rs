@@ -29,5 +29,5 @@ pub use message::{
     MessageBody, MessageError, MessageState, Metadata, Reaction, SCHEDULE_MAX, Status, Step,
     TEXT_CHARS_MAX, check_metadata,
 };
-pub use tenant::{Tenant, TenantLimits};
+pub use tenant::{Removal, Tenant, TenantLimits};
 pub use time::{Timestamp, TimestampError};

@@ -43,4 +43,37 @@ pub struct Tenant {
     pub limits: TenantLimits,
     /// When it was made.
     pub created_at: Timestamp,
+    /// How far its removal is.
+    #[serde(default, skip_serializing_if = "Removal::is_none")]
+    #[schema(ignore)]
+    pub removal: Removal,
+}
+
+impl Tenant {
+    /// Whether nobody has begun to remove it.
+    #[must_use]
+    pub const fn is_alive(&self) -> bool {
+        self.removal.is_none()
+    }
+}
+
+/// How far the removal of a tenant is. What is left of one is its record, so that no start begins it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removal {
+    /// It lives.
+    #[default]
+    None,
+    /// Nobody is let in any more; what it owns goes.
+    Begun,
+    /// All that it owned is gone.
+    Done,
+}
+
+impl Removal {
+    /// Whether the tenant lives.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::handle::Shared;
 use super::message::NodeMsg;
 use crate::door::{Reply, report};
-use crate::model::{Tenant, TenantId, TenantLimits};
+use crate::model::{Removal, Tenant, TenantId, TenantLimits};
 use crate::ports::{Outcome, Write, commit};
 use crate::supervise::Verdict;
 use crate::tenant::TenantHandle;
@@ -103,6 +103,13 @@ impl Actor for NodeActor {
                 }
                 reply.send(answer);
             }
+            NodeMsg::Forget(tenant) => {
+                node.shared.records.remove(&tenant);
+                node.shared.vitals.remove(&tenant);
+                if let Some((_, handle)) = node.shared.running.remove(&tenant) {
+                    handle.cell().stop(Some("removed".to_owned()));
+                }
+            }
             NodeMsg::Sweep => node.shared.base.chats.sweep(),
         }
         Ok(())
@@ -177,6 +184,10 @@ impl Working {
                 return;
             };
             let Some(record) = self.shared.records.get(&tenant).map(|it| (**it).clone()) else {
+                // It was removed while it waited.
+                for waiter in self.starting.remove(&tenant).unwrap_or_default() {
+                    waiter.send(Err(CommandError::NotFound));
+                }
                 continue;
             };
             self.under_way += 1;
@@ -247,6 +258,7 @@ impl Working {
                 name,
                 limits,
                 created_at: now,
+                removal: Removal::None,
             };
             let stored = commit(
                 &*base.store,
@@ -260,7 +272,7 @@ impl Working {
                 Ok(Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch) => {
                     Ok(tenant)
                 }
-                Ok(Outcome::Failed(_)) => Err(CommandError::OutcomeUnknown),
+                Ok(Outcome::Failed(error)) => Err(CommandError::of_commit(&error)),
                 Err(refused) => Err(refused.into()),
             };
             let _heard = report(&myself, NodeMsg::Created { answer, reply });

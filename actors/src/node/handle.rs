@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use futures_util::stream::{self, StreamExt as _};
 use ractor::Actor;
 use tokio::sync::Semaphore;
 
@@ -11,7 +12,7 @@ use crate::chat::Chats;
 use crate::device::DeviceHandle;
 use crate::door::Door;
 use crate::log::LogHandle;
-use crate::model::{ConnectorKind, DeviceId, Tenant, TenantId, TenantLimits};
+use crate::model::{ConnectorKind, DeviceId, Removal, Tenant, TenantId, TenantLimits};
 use crate::ports::connector::Connector;
 use crate::ports::{Clock, Store};
 use crate::supervise::Vitals;
@@ -90,6 +91,8 @@ pub struct NodeHandle {
 /// Devices of one tenant that the operator is shown.
 const DEVICES_SHOWN: usize = 100;
 const NAME_CHARS_MAX: usize = 100;
+/// Devices of a tenant that are removed at the same time.
+const REMOVALS_MAX: usize = 16;
 
 impl NodeHandle {
     /// Starts the node; its tenants follow while it already answers.
@@ -110,6 +113,7 @@ impl NodeHandle {
             .map_err(|error| failed(Box::new(error)))?;
         let records = tenants
             .into_iter()
+            .filter(|it| it.removal != Removal::Done)
             .map(|it| (it.id, Arc::new(it)))
             .collect();
         let shared = Arc::new(Shared {
@@ -173,27 +177,94 @@ impl NodeHandle {
             .ok_or(CommandError::NotFound)
     }
 
-    /// What is stored of a tenant.
+    /// What is stored of a tenant that lives.
     #[must_use]
     pub fn record(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        self.known(id).filter(|it| it.removal.is_none())
+    }
+
+    fn known(&self, id: TenantId) -> Option<Arc<Tenant>> {
         self.tenant(id)
             .map(|it| it.record())
             .or_else(|| self.shared.records.get(&id).map(|it| Arc::clone(&it)))
     }
 
-    /// All tenants, oldest first.
+    /// All tenants that live, oldest first.
     #[must_use]
     pub fn tenants(&self) -> Vec<Tenant> {
-        let mut tenants: Vec<Tenant> = self
-            .shared
-            .records
-            .iter()
-            .map(|it| *it.key())
-            .filter_map(|it| self.record(it))
+        self.all(Tenant::is_alive)
+    }
+
+    /// The tenants whose removal was begun and is not through.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<TenantId> {
+        let leaving = self.all(|it| !it.is_alive());
+        leaving.into_iter().map(|it| it.id).collect()
+    }
+
+    fn all(&self, fits: impl Fn(&Tenant) -> bool) -> Vec<Tenant> {
+        let ids: Vec<TenantId> = self.shared.records.iter().map(|it| *it.key()).collect();
+        let known = ids.into_iter().filter_map(|it| self.known(it));
+        let mut tenants: Vec<Tenant> = known
+            .filter(|it| fits(it))
             .map(|it| (*it).clone())
             .collect();
         tenants.sort_by_key(|it| it.id);
         tenants
+    }
+
+    /// Begins the removal of a tenant: from here on it is listed no more, also after a restart. Who came in before goes on
+    /// until his credential ends.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, or what keeps it from being stored.
+    pub async fn begin_removal(&self, id: TenantId) -> Result<(), CommandError> {
+        let tenant = self.awake(id).await?;
+        tenant.set_removal(Removal::Begun).await.map(drop)
+    }
+
+    /// Removes all that a tenant owns, and the tenant: its devices with their messages, its consumers, its log, and what
+    /// its networks have kept. Kept answers to its calls go with their time. It may be repeated.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from being removed now.
+    pub async fn finish_removal(&self, id: TenantId) -> Result<(), CommandError> {
+        let tenant = self.awake(id).await?;
+        loop {
+            let devices = tenant.devices();
+            if devices.is_empty() {
+                break;
+            }
+            let remove = |it: &DeviceHandle| {
+                let (tenant, device) = (tenant.clone(), it.id());
+                async move { tenant.remove_device(device).await }
+            };
+            let removals: Vec<_> = devices.iter().map(remove).collect();
+            let mut removals = stream::iter(removals).buffer_unordered(REMOVALS_MAX);
+            while let Some(removed) = removals.next().await {
+                match removed {
+                    Ok(()) | Err(CommandError::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let log = tenant.log()?;
+        for consumer in log.consumers().await? {
+            log.delete(consumer.name).await?;
+        }
+        for connector in self.shared.base.connectors.iter() {
+            if let Err(error) = connector.forget_tenant(id).await {
+                tracing::warn!(tenant = %id, %error, "a network could not forget a tenant");
+                return Err(CommandError::Unavailable);
+            }
+        }
+        log.clear().await?;
+        tenant.set_removal(Removal::Done).await?;
+        log.log().close();
+        drop(self.door.push(NodeMsg::Forget(id)));
+        Ok(())
     }
 
     /// Makes a tenant.

@@ -30,6 +30,8 @@ pub(super) enum NodeMsg {
         answer: Result<Tenant, CommandError>,
         reply: Reply<Tenant>,
     },
+    /// A tenant is no more.
+    Forget(TenantId),
     /// Idle chats leave.
     Sweep,
 }

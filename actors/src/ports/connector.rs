@@ -311,6 +311,13 @@ pub trait Connector: Send + Sync {
 
     /// Forgets a device that was deleted: credentials, and what the network keeps for it.
     async fn forget(&self, tenant: TenantId, device: DeviceId);
+
+    /// Forgets whatever is left of a tenant whose devices are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// Where it can't be done now.
+    async fn forget_tenant(&self, tenant: TenantId) -> Result<(), ConnectorError>;
 }
 
 /// What every connector is built from.

@@ -6,12 +6,12 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinSet;
 
 use super::handle::Shared;
-use super::message::{CreatedDevice, DeviceDraft, TenantMsg};
+use super::message::{CreatedDevice, DeviceDraft, TenantChange, TenantMsg};
 use crate::chat::to_json;
 use crate::device::DeviceHandle;
 use crate::door::{Reply, report};
 use crate::log::LogHandle;
-use crate::model::{DeviceId, EntryDraft, EventType, PhoneNumber, Tenant, TenantLimits};
+use crate::model::{DeviceId, EntryDraft, EventType, PhoneNumber, Removal, Tenant};
 use crate::ports::{Answer, Claim, Outcome, Write, commit};
 use crate::supervise::Verdict;
 use crate::{CommandError, StartError};
@@ -109,7 +109,7 @@ impl Actor for TenantActor {
                 tenant.shared.devices.write().remove(&device);
                 tenant.shared.cells.lock().retain(|_, it| *it != device);
             }
-            TenantMsg::SetLimits { limits, reply } => tenant.set_limits(limits, reply),
+            TenantMsg::Change { change, reply } => tenant.change(change, reply),
             TenantMsg::StartDevices => {
                 let devices = tenant.shared.devices.read().values().cloned().collect();
                 tenant.start_devices(devices);
@@ -287,13 +287,17 @@ impl Working {
         });
     }
 
-    fn set_limits(&mut self, limits: TenantLimits, reply: Reply<Arc<Tenant>>) {
+    fn change(&mut self, change: TenantChange, reply: Reply<Arc<Tenant>>) {
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(async move {
-            let record = Tenant {
-                limits,
-                ..(*shared.record()).clone()
-            };
+            let mut record = (*shared.record()).clone();
+            match change {
+                TenantChange::Limits(limits) => record.limits = limits,
+                TenantChange::Removal(removal) => record.removal = removal,
+            }
+            if record.removal == Removal::Done {
+                record.name.clear();
+            }
             let stored = commit(
                 &*shared.base().store,
                 record.id,
@@ -307,7 +311,7 @@ impl Working {
                     shared.set_record(Arc::new(record));
                     Ok(shared.record())
                 }
-                Ok(Outcome::Failed(_)) => Err(CommandError::OutcomeUnknown),
+                Ok(Outcome::Failed(error)) => Err(CommandError::of_commit(&error)),
                 Err(refused) => Err(refused.into()),
             });
         });
@@ -424,7 +428,7 @@ async fn make_device(
         ),
         Ok(Outcome::Replayed(kept)) => (None, Ok(CreatedDevice::Replayed(kept))),
         Ok(Outcome::Mismatch) => (None, Err(CommandError::IdempotencyMismatch)),
-        Ok(Outcome::Failed(_)) => (None, Err(CommandError::OutcomeUnknown)),
+        Ok(Outcome::Failed(error)) => (None, Err(CommandError::of_commit(&error))),
         Err(refused) => (None, Err(refused.into())),
     }
 }

@@ -6,11 +6,11 @@ use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorCell, ActorId};
 
 use super::actor::TenantActor;
-use super::message::{CreatedDevice, DeviceDraft, TenantMsg};
+use super::message::{CreatedDevice, DeviceDraft, TenantChange, TenantMsg};
 use crate::device::DeviceHandle;
 use crate::door::Door;
 use crate::log::LogHandle;
-use crate::model::{DeviceId, Tenant, TenantId, TenantLimits};
+use crate::model::{DeviceId, Removal, Tenant, TenantId, TenantLimits};
 use crate::node::Base;
 use crate::ports::Claim;
 use crate::supervise::Vitals;
@@ -184,8 +184,21 @@ impl TenantHandle {
         &self,
         limits: TenantLimits,
     ) -> Result<Arc<Tenant>, CommandError> {
+        self.change(TenantChange::Limits(limits)).await
+    }
+
+    /// Notes how far its removal is.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from being stored.
+    pub(crate) async fn set_removal(&self, removal: Removal) -> Result<Arc<Tenant>, CommandError> {
+        self.change(TenantChange::Removal(removal)).await
+    }
+
+    async fn change(&self, change: TenantChange) -> Result<Arc<Tenant>, CommandError> {
         self.door()?
-            .ask(|reply| TenantMsg::SetLimits { limits, reply })
+            .ask(|reply| TenantMsg::Change { change, reply })
             .await
     }
 

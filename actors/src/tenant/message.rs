@@ -5,8 +5,8 @@ use ractor::ActorCell;
 use crate::device::DeviceHandle;
 use crate::door::Reply;
 use crate::model::{
-    ConnectorChoice, Device, DeviceId, DeviceRecord, Faults, Metadata, PhoneNumber, Tenant,
-    TenantLimits,
+    ConnectorChoice, Device, DeviceId, DeviceRecord, Faults, Metadata, PhoneNumber, Removal,
+    Tenant, TenantLimits,
 };
 use crate::ports::{Claim, KeptAnswer};
 use crate::{CommandError, StartError};
@@ -30,9 +30,9 @@ pub(super) enum TenantMsg {
     RemoveDevice { device: DeviceId, reply: Reply<()> },
     /// A device is gone.
     Gone(DeviceId),
-    /// Change what the tenant may use.
-    SetLimits {
-        limits: TenantLimits,
+    /// Change the tenant's record.
+    Change {
+        change: TenantChange,
         reply: Reply<Arc<Tenant>>,
     },
     /// Start the devices that are known.
@@ -46,6 +46,15 @@ pub(super) enum TenantMsg {
     StartAgain(DeviceId),
     /// The log's rest is over.
     StartLogAgain,
+}
+
+/// What changes about a tenant.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TenantChange {
+    /// What it may use.
+    Limits(TenantLimits),
+    /// How far its removal is.
+    Removal(Removal),
 }
 
 /// A device that is to be made.

@@ -173,6 +173,14 @@ impl Connector for Simulator {
             tries += 1;
         }
     }
+
+    async fn forget_tenant(&self, tenant: TenantId) -> Result<(), ConnectorError> {
+        self.node.networks.remove(&tenant);
+        let erased = self.node.erase_all(tenant, &[]).await;
+        erased.map_err(|trouble| ConnectorError::Failed {
+            reason: trouble.to_string(),
+        })
+    }
 }
 
 impl Node {
@@ -210,19 +218,20 @@ impl Node {
     }
 
     async fn erase_mail(&self, network: &Network, number: Digits) -> Result<(), Trouble> {
+        let prefix = record::mail_prefix(number);
+        self.erase_all(network.tenant, &prefix).await?;
+        network.mail.emptied(number);
+        Ok(())
+    }
+
+    /// Erases all values with this prefix.
+    async fn erase_all(&self, tenant: TenantId, prefix: &[u8]) -> Result<(), Trouble> {
         loop {
-            let page = self
+            let values = self
                 .store
-                .values(
-                    network.tenant,
-                    SPACE,
-                    &record::mail_prefix(number),
-                    None,
-                    ERASED_AT_ONCE,
-                )
-                .await?;
+                .values(tenant, SPACE, prefix, None, ERASED_AT_ONCE);
+            let page = values.await?;
             if page.is_empty() {
-                network.mail.emptied(number);
                 return Ok(());
             }
             let erase = |(key, _value)| Write::Value {
@@ -230,7 +239,7 @@ impl Node {
                 key,
                 value: None,
             };
-            self.write(network.tenant, page.into_iter().map(erase).collect())
+            self.write(tenant, page.into_iter().map(erase).collect())
                 .await?;
         }
     }

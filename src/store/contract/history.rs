@@ -101,6 +101,48 @@ pub(crate) async fn a_device_is_paged_over_all_its_chats<O: Opener>(world: World
     world.end().await;
 }
 
+/// Messages whose times lie days, months and years apart: whatever a backend makes of time, pages do not show it.
+pub(crate) async fn pages_run_over_years_as_over_minutes<O: Opener>(world: World<O>) {
+    const DAY: i64 = 24 * 60 * 60 * 1_000;
+    let (chat, other) = (jid("51999888777"), jid("51999888778"));
+    let (mut of_chat, mut of_device) = (Vec::new(), Vec::new());
+    for days in [
+        0, 0, 1, 1, 11, 11, 12, 35, 35, 400, 401, 2_000, 2_000, 2_000,
+    ] {
+        let at = Timestamp::from_millis(world.now().as_millis() + days * DAY);
+        for (chat, is_other) in [(&chat, false), (&other, true)] {
+            let mut body = message(world.device, chat, "x", at);
+            body.id = MessageId::at(at);
+            let id = body.id;
+            let state = MessageState::new(Status::Queued);
+            world
+                .write(vec![Write::Message {
+                    body: body.into(),
+                    state,
+                }])
+                .await;
+            of_device.push(id);
+            if !is_other {
+                of_chat.push(id);
+            }
+        }
+    }
+    of_chat.sort();
+    of_device.sort();
+    for (which, mut said) in [(Some(&chat), of_chat), (None, of_device)] {
+        for limit in [1, 3, 5, 100] {
+            let (found, pages) = all(&world, query(which, Order::Oldest, limit)).await;
+            assert_eq!((found, pages), (said.clone(), said.len().div_ceil(limit)));
+        }
+        said.reverse();
+        for limit in [1, 3, 5, 100] {
+            let (found, pages) = all(&world, query(which, Order::Newest, limit)).await;
+            assert_eq!((found, pages), (said.clone(), said.len().div_ceil(limit)));
+        }
+    }
+    world.end().await;
+}
+
 pub(crate) async fn a_filter_gives_only_what_it_names<O: Opener>(world: World<O>) {
     let chat = jid("51999888777");
     let hello = world.say(&chat, "Hola mundo").await;

@@ -63,6 +63,7 @@ async fn fill(store: &dyn Store) -> Vec<TenantId> {
             name: name.to_owned(),
             limits: actors::model::TenantLimits::default(),
             created_at: NOW,
+            removal: actors::model::Removal::None,
         };
         let id = tenant.id;
         let write = vec![Write::Tenant(Box::new(tenant))];

@@ -1,12 +1,12 @@
 //! Back-office commands: they speak to the running gateway over its socket.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use super::binary::{Binary, buho, run};
-use crate::house::{Base, Case, cases};
+use crate::house::{Base, Case, cases, phone, until};
 
-async fn json(arguments: &[&str]) -> Value {
+async fn told(arguments: &[&str]) -> Value {
     let (code, stdout, stderr) = run(buho(arguments)).await;
     assert_eq!(code, Some(0), "{arguments:?}: {stderr}");
     serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("not one JSON object: {stdout}"))
@@ -17,9 +17,9 @@ async fn a_tenant_and_a_key_are_made_on_the_command_line() {
     let data = folder.path().join("data");
     let mut gateway = Binary::serve(&data).await;
     let at = data.to_str().unwrap();
-    let made = json(&["tenant", "create", "--name", "Acme", "--data", at, "--json"]).await;
+    let made = told(&["tenant", "create", "--name", "Acme", "--data", at, "--json"]).await;
     let tenant = made["tenant"]["id"].as_str().unwrap();
-    let made = json(&[
+    let made = told(&[
         "--data",
         at,
         "--json",
@@ -42,15 +42,15 @@ async fn a_tenant_and_a_key_are_made_on_the_command_line() {
     let me = client.get("/v1/me").await.expect(200);
     assert_eq!(
         (&me["tenant"]["name"], &me["scopes"]),
-        (&"Acme".into(), &serde_json::json!(["devices:read"]))
+        (&"Acme".into(), &json!(["devices:read"]))
     );
-    let tree = json(&["supervision", "--data", at, "--json"]).await;
+    let tree = told(&["supervision", "--data", at, "--json"]).await;
     assert!(
         tree["tree"].is_object() || tree["tree"].is_array(),
         "{tree}"
     );
     gateway.operator().revoke(key).await;
-    crate::house::until("the key is refused", async || {
+    until("the key is refused", async || {
         client.get("/v1/me").await.status == 401
     })
     .await;
@@ -63,15 +63,11 @@ async fn an_admin_key_is_made_on_the_command_line() {
     let mut gateway = Binary::serve(&data).await;
     let at = data.to_str().unwrap();
     let words = ["admin-key", "create", "--name", "watch"];
-    let made = json(&[&words[..], &["--data", at, "--json"]].concat()).await;
+    let made = told(&[&words[..], &["--data", at, "--json"]].concat()).await;
     let key = &made["key"];
     assert_eq!(
         (&key["kind"], &key["name"], &key["scopes"]),
-        (
-            &"adm".into(),
-            &"watch".into(),
-            &serde_json::json!(["admin:tenants"])
-        )
+        (&"adm".into(), &"watch".into(), &json!(["admin:tenants"]))
     );
     let base = Base::default();
     base.set(gateway.url());
@@ -83,6 +79,78 @@ async fn an_admin_key_is_made_on_the_command_line() {
     metrics.await.expect(200);
     let (code, stdout, _) = run(buho(&["admin-key", "create", "--data", at])).await;
     assert!(code == Some(0) && stdout.contains("buho_adm_"), "{stdout}");
+    assert!(gateway.terminate().await.success());
+}
+
+/// Waits until the tree of actors has no such tenant any more.
+async fn until_erased(gateway: &Binary, tenant: &str) {
+    until("all that the tenant had is erased", async || {
+        let question = json!({"command": "supervision"});
+        let answer = gateway.operator().ask(&question).await;
+        !answer["tree"].to_string().contains(tenant)
+    })
+    .await;
+}
+
+async fn a_deleted_tenant_is_gone_with_all_it_had_and_others_are_not() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let at = data.to_str().unwrap();
+    let mut gateway = Binary::serve(&data).await;
+    let (gone, other) = (gateway.tenant().await, gateway.tenant().await);
+    let tenant = gone.tenant_id().to_owned();
+    let (device, others) = (gone.device("one").await, other.device("one").await);
+    device.send(&phone(1), "before").await;
+    let mut socket = gone.socket().await;
+    let wish = json!({"op": "subscribe", "filter": {}, "after": "oldest", "ack": "client", "consumer": "crm"});
+    assert_eq!(socket.ask(wish).await["op"], "ready");
+    let deleted = told(&["tenant", "delete", &tenant, "--data", at, "--json"]).await;
+    assert_eq!(deleted["tenant"]["id"], *tenant);
+    assert_eq!(socket.until_close().await, 4401);
+    gone.get("/v1/me").await.problem(401, "unauthenticated");
+    until_erased(&gateway, &tenant).await;
+    for restarts in [false, true] {
+        if restarts {
+            gateway.kill().await;
+            gateway = Binary::serve(&data).await;
+            gateway.lead(&gone);
+            gateway.lead(&other);
+        }
+        gone.get("/v1/me").await.problem(401, "unauthenticated");
+        let listed = told(&["tenant", "list", "--data", at, "--json"]).await;
+        assert!(!listed.to_string().contains(&tenant), "{listed}");
+        for verb in ["show", "delete"] {
+            let (code, _, said) = run(buho(&["tenant", verb, &tenant, "--data", at])).await;
+            assert!(code == Some(1) && said.contains("no tenant"), "{said}");
+        }
+        let error = gateway
+            .operator()
+            .ask(&json!({"command": "key_create", "tenant": tenant}))
+            .await;
+        assert_eq!(error["error"]["code"], "not_found", "{error}");
+        others.until_state("connected").await;
+        others.send(&phone(1), "still here").await;
+    }
+    assert!(gateway.terminate().await.success());
+}
+
+async fn a_deletion_that_a_crash_interrupts_goes_on_after_the_next_start() {
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let at = data.to_str().unwrap();
+    let mut gateway = Binary::serve(&data).await;
+    let gone = gateway.tenant().await;
+    let tenant = gone.tenant_id().to_owned();
+    for index in 0..20 {
+        let device = gone.device(&format!("d{index}")).await;
+        device.send(&phone(index), "before").await;
+    }
+    told(&["tenant", "delete", &tenant, "--data", at, "--json"]).await;
+    gateway.kill().await;
+    let mut gateway = Binary::serve(&data).await;
+    gateway.lead(&gone);
+    gone.get("/v1/me").await.problem(401, "unauthenticated");
+    until_erased(&gateway, &tenant).await;
     assert!(gateway.terminate().await.success());
 }
 
@@ -119,14 +187,11 @@ async fn what_the_gateway_refuses_is_told_and_fails() {
         code.is_some_and(|code| code != 0) && !stderr.is_empty(),
         "{code:?} {stderr}"
     );
-    let error = gateway
-        .operator()
-        .ask(&serde_json::json!({"command": "dance"}))
-        .await;
+    let error = gateway.operator().ask(&json!({"command": "dance"})).await;
     assert!(error["error"]["code"].is_string(), "{error}");
     let error = gateway
         .operator()
-        .ask(&serde_json::json!({"command": "key_create", "tenant": absent}))
+        .ask(&json!({"command": "key_create", "tenant": absent}))
         .await;
     assert!(error["error"]["detail"].is_string(), "{error}");
     gateway.kill().await;
@@ -135,6 +200,8 @@ async fn what_the_gateway_refuses_is_told_and_fails() {
 pub(crate) const CASES: &[Case] = cases![
     a_tenant_and_a_key_are_made_on_the_command_line,
     an_admin_key_is_made_on_the_command_line,
+    a_deleted_tenant_is_gone_with_all_it_had_and_others_are_not.threaded(),
+    a_deletion_that_a_crash_interrupts_goes_on_after_the_next_start.threaded(),
     a_command_for_people_says_its_ids_in_words,
     without_a_gateway_a_command_fails_with_one_line.embedded(),
     what_the_gateway_refuses_is_told_and_fails,
