@@ -6,7 +6,8 @@
 # OUT      folder for the reports; it should lie on the disk that is to be measured. A part whose report is there
 #          already is not run again, so that an interrupted run goes on.
 # GATEWAY  the binary buho, a release build
-# part     some of: ratios ingest latency fanout idle storm history start mix soak yardstick peers render
+# part     some of: ratios ingest latency fanout idle storm history start mix soak yardstick peers stores render; all
+#          without a name but `stores`, which needs Java and Maven
 #
 # Environment:
 #   LOADTEST  the binary buho-loadtest; without it, the one beside GATEWAY
@@ -18,7 +19,7 @@
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    sed -n '2,18p' "$0" >&2
+    sed -n '2,19p' "$0" >&2
     exit 2
 fi
 here=$(cd "$(dirname "$0")" && pwd)
@@ -94,6 +95,12 @@ render() {
         echo
         [ "${QUICK:-}" != 1 ] || printf '**A quick run: these figures say nothing.**\n\n'
         "$load" render "${reports[@]}"
+        if [ -s "$out/stores.md" ]; then
+            printf '## The CQL store beside the embedded one\n\n'
+            printf '`loadtest/stores.sh`: one Cassandra node that syncs before it answers, on the same two cores as all else.\n\n'
+            cat "$out/stores.md"
+            echo
+        fi
         if [ -s "$out/peer-wrk.txt" ]; then
             # shellcheck disable=SC2016 # The backticks are Markdown.
             printf '## wrk, a second opinion on REST sends\n\n```text\n%s\n```\n' "$(cat "$out/peer-wrk.txt")"
@@ -143,6 +150,7 @@ for part in "${parts[@]}"; do
         SUBSCRIBERS=$subscribers SOCKETS=$sockets STORM=$((sockets * 5 / 2)) SECONDS_EACH=$seconds \
             "$here/peers/run.sh" "$out" "$load" "$gateway" || bad=1
         ;;
+    stores) LOADTEST=$load "$here/stores.sh" "$out" "$gateway" || bad=1 ;;
     render) render ;;
     *)
         echo "no such part: $part" >&2

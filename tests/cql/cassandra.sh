@@ -20,6 +20,9 @@ start_native_transport: true
 native_transport_port: $PORT
 native_transport_max_threads: 32
 
+$([[ $TLS == 1 ]] && printf '%s\n' 'client_encryption_options:' '  enabled: true' '  optional: true' \
+    "  keystore: $1/keystore" "  keystore_password: $STOREPASS" '  require_client_auth: false')
+
 authenticator: $([[ $LOGIN == 1 ]] && echo PasswordAuthenticator || echo AllowAllAuthenticator)
 authorizer: $([[ $LOGIN == 1 ]] && echo CassandraAuthorizer || echo AllowAllAuthorizer)
 role_manager: CassandraRoleManager

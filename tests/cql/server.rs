@@ -30,6 +30,8 @@ enum Found {
 pub(crate) struct Lease {
     run: PathBuf,
     net: String,
+    /// More settings of `server.sh`.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
     _user: File,
 }
 
@@ -81,6 +83,7 @@ impl Lease {
             run: run.to_owned(),
             // Far from 127.0.0.1, where somebody else's server may listen, and another one for each folder.
             net: format!("127.{}.{third}", 64 + second % 64),
+            settings: &[],
             _user: user,
         })
     }
@@ -102,6 +105,7 @@ impl Lease {
             .env("BUHO_CQL_PORT", PORT.to_string())
             .env("BUHO_CQL_GUARD", GUARD)
             .env("BUHO_CQL_SYNC", "batch")
+            .envs(self.settings.iter().copied())
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("bash: {error}"))?;

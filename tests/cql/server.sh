@@ -15,6 +15,7 @@
 #   BUHO_CQL_NET     nodes are 1 to 3 of this net   (127.0.0)           BUHO_CQL_WAIT  seconds for a start  (180)
 #   BUHO_CQL_SYNC    batch: what is acknowledged is on the disk; periodic: it is within 10 s (periodic)
 #   BUHO_CQL_LOGIN   1: a user and a password are asked for, cassandra and cassandra at first
+#   BUHO_CQL_TLS     1: who wants may speak TLS; the certificate to trust is <run>/n1/certificate.pem, of each node its own
 #   BUHO_CQL_GUARD   stop all by itself when nobody has held a lock on <run>/users for so many seconds
 set -euo pipefail
 
@@ -26,8 +27,11 @@ PORT=${BUHO_CQL_PORT:-9042}
 SYNC=${BUHO_CQL_SYNC:-periodic}
 HEAP=${BUHO_CQL_HEAP:-512m}
 LOGIN=${BUHO_CQL_LOGIN:-0}
+TLS=${BUHO_CQL_TLS:-0}
 WAIT=${BUHO_CQL_WAIT:-180}
 GUARD=${BUHO_CQL_GUARD:-}
+# Of a file that lies beside it.
+STOREPASS=loopback
 # Even shares of the ring for three.
 TOKENS=(-9223372036854775808 -3074457345618258603 3074457345618258602)
 NEEDS='install Java 17 and Maven (Debian: apt-get install openjdk-17-jre-headless maven)'
@@ -43,6 +47,16 @@ java17() {
         if [[ $("$java" -version 2>&1) == *'version "17.'* ]]; then echo "$java"; return; fi
     done
     die "Java 17 is not here: $NEEDS"
+}
+
+# A key and a certificate for an address, signed with itself.
+certificate() {
+    local dir=$1 address=$2 tool
+    [[ ! -s $dir/keystore ]] || return 0
+    tool=$(dirname "$(readlink -f "$(command -v "$(java17)")")")/keytool
+    "$tool" -genkeypair -alias node -keyalg EC -groupname secp256r1 -validity 3650 -dname "CN=$address" \
+        -ext "san=ip:$address" -keystore "$dir/keystore" -storetype PKCS12 -storepass "$STOREPASS"
+    "$tool" -exportcert -rfc -alias node -keystore "$dir/keystore" -storepass "$STOREPASS" >"$dir/certificate.pem"
 }
 
 install() {
@@ -120,6 +134,7 @@ start_one() {
     if ! process "$node" >/dev/null; then
         java=$(java17)
         mkdir -p "$dir"
+        [[ $TLS != 1 ]] || certificate "$dir" "$NET.$node" 2>>"$dir/log"
         [[ $(<"$RUN/total") == 3 ]] && seeds="$NET.1:7000,$NET.2:7000,$NET.3:7000" || seeds="$NET.1:7000"
         configuration "$dir" "$NET.$node" "${TOKENS[node - 1]}" "$seeds" >"$dir/cassandra.yaml"
         jamm=$(compgen -G "$CACHE/lib/jamm-*.jar")

@@ -36,7 +36,7 @@ mod ws;
 use std::process::ExitCode;
 use std::thread;
 
-use libtest_mimic::{Arguments, Trial, run};
+use libtest_mimic::{Arguments, run};
 
 use house::{Case, Store, say};
 
@@ -76,14 +76,16 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let mut absences = Vec::new();
     for store in Store::ALL {
-        let cases = SUITES.iter().copied().flatten().copied().flatten();
-        let of_store: Vec<_> = cases.filter_map(|case| case.trial(store)).collect();
-        let is_wanted = |trial| !arguments.list && !arguments.is_filtered_out(trial);
-        let absence = of_store.iter().any(is_wanted).then(|| store.absence());
-        let absence = absence.flatten();
-        let ignoring = |trial: Trial| trial.with_ignored_flag(absence.is_some());
-        trials.extend(of_store.into_iter().map(ignoring));
-        absences.extend(absence.map(|reason| format!("cases on `{store}` were ignored: {reason}")));
+        for case in SUITES.iter().copied().flatten().copied().flatten() {
+            let Some(trial) = case.trial(store) else {
+                continue;
+            };
+            let is_wanted = !arguments.list && !arguments.is_filtered_out(&trial);
+            let absence = is_wanted.then(|| case.absence(store)).flatten();
+            trials.push(trial.with_ignored_flag(absence.is_some()));
+            let line = absence.map(|it| format!("cases on `{store}` were ignored: {it}"));
+            absences.extend(line.filter(|it| !absences.contains(it)));
+        }
     }
     let conclusion = run(&arguments, trials);
     absences.iter().for_each(|line| say(line));

@@ -257,12 +257,17 @@ async fn a_panic_in_a_log_hurts_nobody() {
             "now",
         )
         .await;
+    let mut named = house.socket().await;
+    let wish = json!({"op": "subscribe", "filter": {}, "after": "now", "ack": "client", "consumer": "crm"});
+    assert_eq!(named.ask(wish).await["op"], "ready");
     panic_in(format!("log {}", house.tenant_id()), Moment::Message, 1);
     panic_in(format!("log {}", house.tenant_id()), Moment::Start, 1);
     until_taken("the consumers", async || house.get("/v1/consumers").await).await;
     let tenant = seen(&house, "tenant", house.tenant_id()).await;
     assert_eq!(tenant["log"]["restarts"], 2, "{tenant}");
     assert_eq!(tenant["vitals"]["restarts"], 0, "{tenant}");
+    // Who holds a name is not known any more: he comes back at once and takes it again.
+    assert_eq!(named.until_close().await, 4000);
     device.send(&phone(1), "after").await;
     listener.until_event("message.created").await;
     neighbour.had_peace().await;

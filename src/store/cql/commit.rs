@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::change::Change;
-use super::database::{Database, Harm, batches};
+use super::database::{Database, Harm, Permit, batches};
 use super::directory::kept_answer;
 use super::erasure::Erasure;
 use super::job::ttl;
@@ -84,9 +84,9 @@ impl Shared {
     ) -> Result<(), Given> {
         let mut pause = PAUSE_FIRST;
         loop {
-            self.lease.held().await?;
+            let permit = self.may_write().await?;
             let before = unknown.swap(true, Ordering::AcqRel);
-            let Err(error) = self.db.write(changes).await else {
+            let Err(error) = self.db.write(permit, changes).await else {
                 return Ok(());
             };
             match error.harm {
@@ -107,6 +107,17 @@ impl Shared {
             self.db.measures.retried();
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_LAST);
+        }
+    }
+
+    /// A place among the calls under way, at a time when writing is safe. Who waits for that holds no place.
+    async fn may_write(&self) -> Result<Permit<'_>, Lost> {
+        loop {
+            self.lease.held().await?;
+            let permit = self.db.permit().await;
+            if self.lease.is_held() {
+                return Ok(permit);
+            }
         }
     }
 

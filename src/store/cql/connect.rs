@@ -87,9 +87,13 @@ fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
     }
     let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, OpenError> {
         let found = CertificateDer::pem_file_iter(path).map_err(|it| unreadable(path, it))?;
-        found
+        let found: Vec<_> = found
             .map(|it| it.map_err(|error| unreadable(path, error)))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        if found.is_empty() {
+            return Err(unreadable(path, "it has no certificate"));
+        }
+        Ok(found)
     };
     let mut roots = rustls::RootCertStore::empty();
     for root in certificates(&cql.tls_ca_file)? {

@@ -22,7 +22,7 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::Statement;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::OpenError;
@@ -152,6 +152,11 @@ pub(super) struct Link {
     reads: HashMap<Look, PreparedStatement>,
 }
 
+/// A place among the calls under way.
+pub(super) struct Permit<'a>(
+    #[expect(dead_code, reason = "held until the call is through")] Option<SemaphorePermit<'a>>,
+);
+
 /// The servers.
 pub(super) struct Database {
     link: ArcSwap<Link>,
@@ -244,10 +249,18 @@ impl Database {
         }
     }
 
-    /// Writes changes of one partition, all or nothing.
-    pub(super) async fn write(&self, changes: &[Change]) -> Result<(), WriteError> {
+    /// A place among the calls under way. Whether a write may still be made is looked at after it, for it may take long.
+    pub(super) async fn permit(&self) -> Permit<'_> {
         // The semaphore is never closed.
-        let _permit = self.permits.acquire().await;
+        Permit(self.permits.acquire().await.ok())
+    }
+
+    /// Writes changes of one partition, all or nothing.
+    pub(super) async fn write(
+        &self,
+        _permit: Permit<'_>,
+        changes: &[Change],
+    ) -> Result<(), WriteError> {
         let _under_way = self.measures.under_way();
         let written = Box::pin(self.send(changes)).await;
         match &written {
@@ -296,8 +309,28 @@ impl Database {
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
     {
+        let mut found = Vec::new();
+        self.each(look, values, |row| match row {
+            Some(row) => found.push(row),
+            None => found.clear(),
+        })
+        .await?;
+        Ok(found)
+    }
+
+    /// Hands on the rows of one partition that a read asks for, one by one, so that they need not all be in memory. `None`
+    /// says that they come from the first one on.
+    pub(super) async fn each<T>(
+        &self,
+        look: Look,
+        values: impl SerializeRow + Send + Sync,
+        take: impl FnMut(Option<T>) + Send,
+    ) -> Result<(), StoreError>
+    where
+        T: for<'f> DeserializeRow<'f, 'f> + Send,
+    {
         let started = Instant::now();
-        let read = Box::pin(self.read(look, values)).await;
+        let read = Box::pin(self.read(look, values, take)).await;
         measures::read(look.name(), started.elapsed());
         read
     }
@@ -307,7 +340,8 @@ impl Database {
         &self,
         look: Look,
         values: impl SerializeRow + Send + Sync,
-    ) -> Result<Vec<T>, StoreError>
+        mut take: impl FnMut(Option<T>) + Send,
+    ) -> Result<(), StoreError>
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
     {
@@ -317,7 +351,8 @@ impl Database {
         let _under_way = self.measures.under_way();
         let mut pause = READ_PAUSE;
         loop {
-            let read = self.read_once(look, &values).await;
+            take(None);
+            let read = self.read_once(look, &values, &mut take).await;
             let again = matches!(read, Err(StoreError::Away))
                 && Instant::now() + pause < deadline
                 && !self.presence.is_away();
@@ -333,13 +368,14 @@ impl Database {
         &self,
         look: Look,
         values: &(impl SerializeRow + Send + Sync),
-    ) -> Result<Vec<T>, StoreError>
+        take: &mut (impl FnMut(Option<T>) + Send),
+    ) -> Result<(), StoreError>
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
     {
         let link = self.link.load_full();
         let statement = link.reads.get(&look).ok_or(StoreError::Away)?;
-        let (mut found, mut place) = (Vec::new(), PagingState::start());
+        let mut place = PagingState::start();
         loop {
             let page = link.session.execute_single_page(statement, values, place);
             let (page, more) = page.await.map_err(|error| unread(look, error))?;
@@ -348,11 +384,11 @@ impl Database {
                 .map_err(|error| broken(look, error))?;
             let rows = page.rows::<T>().map_err(|error| broken(look, error))?;
             for row in rows {
-                found.push(row.map_err(|error| broken(look, error))?);
+                take(Some(row.map_err(|error| broken(look, error))?));
             }
             match more.into_paging_control_flow() {
                 std::ops::ControlFlow::Continue(next) => place = next,
-                std::ops::ControlFlow::Break(()) => return Ok(found),
+                std::ops::ControlFlow::Break(()) => return Ok(()),
             }
         }
     }

@@ -358,24 +358,36 @@ impl Reader<'_> {
     /// The last active chats: the small faces of all, of which only the page is kept, and then the chats of the page.
     async fn newest_chats(&self, query: &ChatQuery) -> Result<Vec<Chat>, StoreError> {
         let key = (&self.tenant, &self.device);
-        let faces: Vec<(String, i64, i32)> = self.db.rows(Look::ChatFaces, key).await?;
         let mut best: BTreeSet<(Timestamp, Jid)> = BTreeSet::new();
-        for (chat, active_at, unread) in faces {
+        let mut damaged = None;
+        let weigh = |face: Option<(String, i64, i32)>| {
+            let Some((chat, active_at, unread)) = face else {
+                best.clear();
+                return;
+            };
+            let named = |it: &String| chat.contains(it.as_str());
             let wanted = query.unread.is_none_or(|it| it == (0 < unread))
-                && query
-                    .text
-                    .as_ref()
-                    .is_none_or(|it| chat.contains(it.as_str()));
+                && query.text.as_ref().is_none_or(named);
             if !wanted {
-                continue;
+                return;
             }
-            let face = (Timestamp::from_millis(active_at), jid(&chat)?);
+            let face = match jid(&chat) {
+                Ok(jid) => (Timestamp::from_millis(active_at), jid),
+                Err(error) => {
+                    damaged = Some(error);
+                    return;
+                }
+            };
             if query.beyond.as_ref().is_none_or(|it| face < *it) {
                 best.insert(face);
                 if query.limit < best.len() {
                     best.pop_first();
                 }
             }
+        };
+        self.db.each(Look::ChatFaces, key, weigh).await?;
+        if let Some(error) = damaged {
+            return Err(error);
         }
         let reads: Vec<_> = best.iter().rev().map(|(_, jid)| self.chat(jid)).collect();
         let chats: Vec<Option<Chat>> = stream::iter(reads)

@@ -201,6 +201,12 @@ impl Lease {
         }
     }
 
+    /// Whether writing is safe now.
+    pub(super) fn is_held(&self) -> bool {
+        let term = self.term.borrow();
+        !term.lost && Instant::now() < term.until
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.term.borrow().lost
     }

@@ -438,7 +438,7 @@ async fn mark_applied(shared: &Shared) {
         let ledger = slot.ledger.lock().await;
         let mut mark = journal::mark(&slot.key(), &ledger, shared.lease.fence());
         mark.stamp = shared.lease.stamps(1);
-        if let Err(error) = shared.db.write(&[mark]).await {
+        if let Err(error) = shared.db.write(shared.db.permit().await, &[mark]).await {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 "a mark was not written"

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::model::{
-    DeviceId, Jid, MessageId, MessageState, Status, Tenant, TenantId, TenantLimits,
+    DeviceId, Jid, MessageId, MessageState, Removal, Status, Tenant, TenantId, TenantLimits,
 };
 use actors::ports::{
     Clock, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order, Write,
@@ -102,6 +102,7 @@ impl House {
             name: "t".to_owned(),
             limits: TenantLimits::default(),
             created_at: house.clock.now(),
+            removal: Removal::None,
         };
         let writes = vec![
             Write::Tenant(Box::new(tenant)),
@@ -140,10 +141,18 @@ impl House {
         let fence = shared.lease.fence();
         let written = journal::encode(&slot.key(), &plan.ledger, fence, &plan.changes, stamps);
         for part in written.parts {
-            shared.db.write(&[part]).await.unwrap();
+            shared
+                .db
+                .write(shared.db.permit().await, &[part])
+                .await
+                .unwrap();
         }
         if marked {
-            shared.db.write(&written.mark).await.unwrap();
+            shared
+                .db
+                .write(shared.db.permit().await, &written.mark)
+                .await
+                .unwrap();
         }
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Builder;
 
-use super::Store;
+use super::{Store, cluster};
 
 /// One test of a suite; [`cases!`] makes it.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct Case {
     path: &'static str,
     body: fn() -> LocalBoxFuture<'static, ()>,
     is_threaded: bool,
+    has_own_servers: bool,
     stores: &'static [Store],
 }
 
@@ -36,6 +37,7 @@ impl Case {
             path,
             body,
             is_threaded: false,
+            has_own_servers: false,
             stores: &Store::ALL,
         }
     }
@@ -52,10 +54,22 @@ impl Case {
         self
     }
 
-    /// It is about what becomes of a gateway when its CQL server is in trouble.
+    /// It is about the CQL store alone.
     pub(crate) const fn cql(mut self) -> Self {
         self.stores = &[Store::Cql];
         self
+    }
+
+    /// It starts servers of its own, so that an address of running ones is not enough.
+    pub(crate) const fn own_servers(mut self) -> Self {
+        self.has_own_servers = true;
+        self.cql()
+    }
+
+    /// Why it cannot run here on this store and need not.
+    pub(crate) fn absence(self, store: Store) -> Option<&'static str> {
+        let of_servers = || self.has_own_servers.then(cluster::absence).flatten();
+        store.absence().or_else(of_servers)
     }
 
     /// The case on one store, where that makes sense: `embedded::messages::a_sent_message_is_told`.

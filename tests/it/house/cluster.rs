@@ -1,13 +1,13 @@
 //! CQL servers of a case's own, apart from the one that all share, to do harm to.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
-use tempfile::TempDir;
+use tempfile::{TempDir, tempdir};
 use tokio::task::spawn_blocking;
 
-use super::cql_settings;
 use super::server::Lease;
+use super::{cql_settings, option};
 
 /// One node or three, on addresses of their own.
 #[derive(Debug)]
@@ -15,21 +15,46 @@ pub(crate) struct Cluster {
     nodes: usize,
     lease: Arc<Lease>,
     // Below the lease: it is deleted when nothing runs in it any more.
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+/// Why there can be none here, and need not.
+pub(crate) fn absence() -> Option<&'static str> {
+    static ABSENCE: LazyLock<Option<String>> = LazyLock::new(|| {
+        let folder = tempdir().expect("a folder for the nodes");
+        let lease = Lease::take(folder.path()).unwrap();
+        let is_required = option("BUHO_TEST_CQL").as_deref() == Some("required");
+        lease.say(&["install"]).err().filter(|_| !is_required)
+    });
+    ABSENCE.as_deref()
 }
 
 impl Cluster {
     /// Starts them and waits until each answers and sees the others. Acknowledged writes are on their disks.
     pub(crate) async fn start(nodes: usize) -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the nodes");
-        let lease = Lease::take(&folder.path().join("cql")).unwrap();
+        Self::start_with(nodes, &[]).await
+    }
+
+    /// As [`Self::start`], with more settings of `server.sh`.
+    pub(crate) async fn start_with(
+        nodes: usize,
+        settings: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        let folder = tempdir().expect("a folder for the nodes");
+        let mut lease = Lease::take(&folder.path().join("cql")).unwrap();
+        lease.settings = settings;
         let cluster = Self {
             nodes,
             lease: Arc::new(lease),
-            _folder: folder,
+            folder,
         };
         cluster.say("start", nodes).await;
         cluster
+    }
+
+    /// What the first node proves itself by, where it speaks TLS.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("cql/n1/certificate.pem")
     }
 
     /// Where the nodes listen, the first one first.

@@ -94,25 +94,8 @@ impl Handshake {
 
     /// Opens it; an HTTP answer is given as it came.
     pub(crate) async fn open(self) -> Result<Socket, Refused> {
-        let mut request = format!("ws://{}{}", self.authority, self.path)
-            .into_client_request()
-            .unwrap();
-        for (name, value) in &self.headers {
-            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            request
-                .headers_mut()
-                .append(name, HeaderValue::from_str(value).unwrap());
-        }
-        let stream = self.connect().await;
-        let config = WebSocketConfig::default()
-            .max_message_size(None)
-            .max_frame_size(None);
-        match client_async_with_config(request, stream, Some(config)).await {
-            Ok((stream, answer)) => {
-                let protocol = answer.headers().get("sec-websocket-protocol");
-                let protocol = protocol.map(|it| it.to_str().unwrap().into());
-                Ok(Socket::new(stream, self.codec, protocol))
-            }
+        match self.upgrade().await {
+            Ok(socket) => Ok(socket),
             Err(Error::Http(answer)) => {
                 let status = answer.status().as_u16();
                 let body = answer.body().as_deref().unwrap_or_default();
@@ -123,6 +106,31 @@ impl Handshake {
         }
     }
 
+    /// Opens it, unless nobody is there or it is refused.
+    pub(crate) async fn attempt(self) -> Option<Socket> {
+        self.upgrade().await.ok()
+    }
+
+    async fn upgrade(self) -> Result<Socket, Error> {
+        let mut request = format!("ws://{}{}", self.authority, self.path)
+            .into_client_request()
+            .unwrap();
+        for (name, value) in &self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            request
+                .headers_mut()
+                .append(name, HeaderValue::from_str(value).unwrap());
+        }
+        let stream = self.connect().await?;
+        let config = WebSocketConfig::default()
+            .max_message_size(None)
+            .max_frame_size(None);
+        let (stream, answer) = client_async_with_config(request, stream, Some(config)).await?;
+        let protocol = answer.headers().get("sec-websocket-protocol");
+        let protocol = protocol.map(|it| it.to_str().unwrap().into());
+        Ok(Socket::new(stream, self.codec, protocol))
+    }
+
     /// Opens it and reads its `hello`.
     pub(crate) async fn welcome(self) -> Socket {
         let mut socket = self.open().await.expect("an upgrade");
@@ -131,12 +139,12 @@ impl Handshake {
         socket
     }
 
-    async fn connect(&self) -> TcpStream {
+    async fn connect(&self) -> std::io::Result<TcpStream> {
         let address = self.authority.parse().expect("host and port");
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes).unwrap();
         }
-        socket.connect(address).await.expect("a connection")
+        socket.connect(address).await
     }
 }

@@ -52,11 +52,21 @@ impl Socket {
 
     /// Sends one map, or an array of maps.
     pub(crate) async fn send(&mut self, frame: &Value) {
-        let message = match self.codec {
+        let message = self.written(frame);
+        self.message(message).await;
+    }
+
+    /// As [`Self::send`]; says whether there was anybody to take it.
+    pub(crate) async fn offer(&mut self, frame: &Value) -> bool {
+        let message = self.written(frame);
+        self.stream.send(message).await.is_ok()
+    }
+
+    fn written(&self, frame: &Value) -> Message {
+        match self.codec {
             Codec::Json => Message::text(frame.to_string()),
             Codec::MsgPack => Message::binary(rmp_serde::to_vec_named(frame).unwrap()),
-        };
-        self.message(message).await;
+        }
     }
 
     pub(crate) async fn message(&mut self, message: Message) {

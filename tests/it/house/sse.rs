@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use reqwest::Response;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -40,6 +41,16 @@ impl Sse {
     pub(crate) async fn open(call: Call) -> Self {
         let response = call.open().await.expect("an answer");
         assert_eq!(response.status(), 200, "not a stream");
+        Self::of(response)
+    }
+
+    /// Opens a stream, unless nobody answers or the answer is another one.
+    pub(crate) async fn attempt(call: Call) -> Option<Self> {
+        let response = call.open().await.ok()?;
+        (response.status() == 200).then(|| Self::of(response))
+    }
+
+    fn of(response: Response) -> Self {
         let kind = response.headers()["content-type"].to_str().unwrap();
         assert!(kind.starts_with("text/event-stream"), "{kind}");
         let bytes = response

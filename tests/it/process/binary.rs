@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -10,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
-use crate::house::{Base, Client, Operator, Store};
+use crate::house::{Base, Client, Operator, Store, phone};
 
 /// How long the binary may take to say that it listens.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -26,6 +27,8 @@ pub(crate) struct Binary {
     has_ended: bool,
     data: PathBuf,
     url: String,
+    /// What its log must not hold.
+    secrets: Mutex<Vec<String>>,
     // Whatever is said after the ready line is read away, so that the pipe never fills.
     _listener: JoinSet<()>,
 }
@@ -131,6 +134,7 @@ impl Binary {
             has_ended: false,
             data: data.into(),
             url,
+            secrets: Mutex::default(),
             _listener: listener,
         }
     }
@@ -147,12 +151,32 @@ impl Binary {
     pub(crate) async fn tenant(&self) -> Client {
         let base = Base::default();
         base.set(&self.url);
-        self.operator().tenant("process", &base).await
+        let client = self.operator().tenant("process", &base).await;
+        self.keep_secret(&client);
+        client
+    }
+
+    fn keep_secret(&self, client: &Client) {
+        let secret = client.secret().to_owned();
+        self.secrets.lock().unwrap().push(secret);
+    }
+
+    /// Its log holds no panic, and neither a secret nor a text nor a number in full.
+    fn check_log(&self) {
+        let log = fs::read_to_string(self.data.with_extension("stderr")).unwrap_or_default();
+        let mut words = self.secrets.lock().unwrap().clone();
+        words.extend((0..10).map(phone));
+        words.extend(["panicked at", "xxxxxxxx", "eyJ"].map(str::to_owned));
+        for line in log.lines() {
+            let found = words.iter().find(|it| line.contains(it.as_str()));
+            assert_eq!(found, None, "in the log: {line}");
+        }
     }
 
     /// Leads a client to this process.
     pub(crate) fn lead(&self, client: &Client) {
         client.base().set(&self.url);
+        self.keep_secret(client);
     }
 
     /// Resident memory in bytes.
@@ -175,6 +199,7 @@ impl Binary {
             .expect("a killed process ends")
             .unwrap();
         self.has_ended = true;
+        self.check_log();
     }
 
     /// SIGTERM, and waits for the end.
@@ -193,6 +218,7 @@ impl Binary {
             .expect("the process ends")
             .unwrap();
         self.has_ended = true;
+        self.check_log();
         status
     }
 }

@@ -7,10 +7,13 @@ mod commands;
 mod demo;
 mod exits;
 mod filesystem;
+mod full_disk;
 mod kill;
 mod measures;
 mod outage;
 mod powercut;
+mod readers;
+mod secured;
 mod slow;
 mod strace;
 mod termination;
@@ -23,10 +26,13 @@ pub(crate) const CASES: &[&[Case]] = &[
     commands::CASES,
     demo::CASES,
     exits::CASES,
+    full_disk::CASES,
     kill::CASES,
     measures::CASES,
     outage::CASES,
     powercut::CASES,
+    readers::CASES,
+    secured::CASES,
     slow::CASES,
     strace::CASES,
     termination::CASES,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio::task::JoinSet;
 
@@ -17,7 +17,7 @@ use super::trace::{Moment, TRACED, Trace};
 use crate::house::{Case, Client, Device, Dice, cases, option, read_log, say, seed, walk};
 
 /// Cuts on which the binary is started; `BUHO_TEST_POWERCUTS` gives another number.
-const CUTS: usize = 12;
+const CUTS: usize = 25;
 const ACKNOWLEDGEMENTS: usize = 600;
 
 /// What the model is checked with: every way in which it knows files to change.
@@ -133,14 +133,24 @@ async fn record(
         };
         senders.spawn(sender.run());
     }
+    // What a reader has been shown is promised as well: ids count wherever they left over a socket.
+    let mut socket = client.socket().await;
+    socket.subscribe(json!({}), "now").await;
+    let mut reading = JoinSet::new();
+    reading.spawn(async move {
+        loop {
+            socket.event().await;
+        }
+    });
     auditor.until_count(ACKNOWLEDGEMENTS).await;
     auditor.end();
     senders.join_all().await;
+    reading.shutdown().await;
     gateway.kill().await;
     (client, devices, auditor.ids())
 }
 
-/// Ids of messages in answers, by the moment at which the answer began to leave.
+/// Ids of messages in answers and events, by the moment at which they began to leave.
 fn acknowledgements(trace: &Trace) -> BTreeMap<usize, Vec<String>> {
     let mut found = BTreeMap::new();
     for (place, moment) in trace.moments.iter().enumerate() {
