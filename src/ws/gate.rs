@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 
 /// Remembers that a part has called, and wakes the session.
 #[derive(Debug)]
 struct Bell {
     has_rung: AtomicBool,
-    session: AtomicWaker,
+    /// Stays when it is used, so that a part that has not rung costs no more than a look.
+    session: Mutex<Waker>,
 }
 
 impl Wake for Bell {
@@ -21,7 +22,7 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.has_rung.store(true, Ordering::Release);
-        self.session.wake();
+        self.session.lock().wake_by_ref();
     }
 }
 
@@ -31,16 +32,19 @@ pub(super) struct Gate<T> {
     part: T,
     bell: Arc<Bell>,
     waker: Waker,
+    /// What the bell wakes.
+    session: Waker,
 }
 
 impl<T> Gate<T> {
     pub(super) fn new(part: T) -> Self {
         let bell = Arc::new(Bell {
             has_rung: AtomicBool::new(true),
-            session: AtomicWaker::new(),
+            session: Mutex::new(Waker::noop().clone()),
         });
         Self {
             part,
+            session: Waker::noop().clone(),
             waker: Arc::clone(&bell).into(),
             bell,
         }
@@ -59,8 +63,13 @@ impl<T> Gate<T> {
         poll: impl FnOnce(&mut T, &mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
         // Before the look, so that a call between the two wakes the session.
-        self.bell.session.register(cx.waker());
-        if !self.bell.has_rung.swap(false, Ordering::AcqRel) {
+        if !self.session.will_wake(cx.waker()) {
+            self.session.clone_from(cx.waker());
+            self.bell.session.lock().clone_from(cx.waker());
+        }
+        if !self.bell.has_rung.load(Ordering::Acquire)
+            || !self.bell.has_rung.swap(false, Ordering::AcqRel)
+        {
             return Poll::Pending;
         }
         let found = poll(&mut self.part, &mut Context::from_waker(&self.waker));

@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Map, Value};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use self::outbox::Outbox;
 use super::Sockets;
@@ -226,18 +226,17 @@ impl Session {
     }
 
     async fn talk(&mut self) -> End {
-        let alarm = tokio::time::sleep(LOOK_EVERY);
-        let mut alarm = std::pin::pin!(alarm);
+        let mut alarm = Gate::new(Box::pin(sleep(LOOK_EVERY)));
         loop {
             let again = match self.step().await {
                 Ok(again) => again,
                 Err(end) => return end,
             };
             let next = self.next_look();
-            if next < alarm.deadline() || alarm.is_elapsed() {
-                alarm.as_mut().reset(next);
+            if next < alarm.part().deadline() || alarm.part().is_elapsed() {
+                alarm.get_mut().as_mut().reset(next);
             }
-            let woke = self.wait(alarm.as_mut(), again).await;
+            let woke = self.wait(&mut alarm, again).await;
             if let Err(end) = self.woken(woke) {
                 return end;
             }
@@ -295,7 +294,7 @@ impl Session {
             .max(1)
     }
 
-    async fn wait(&mut self, alarm: Pin<&mut tokio::time::Sleep>, again: bool) -> Woke {
+    async fn wait(&mut self, alarm: &mut Gate<Pin<Box<Sleep>>>, again: bool) -> Woke {
         let reads = self.inbox.is_empty() && !self.is_held();
         self.clocks.listens(reads, Instant::now());
         let hungry = self
@@ -310,7 +309,7 @@ impl Session {
             io = poll_fn(|cx| socket.poll(cx, reads)) => Woke::Io(io),
             woke = poll_fn(|cx| aside.poll(cx, Aside::poll)) => woke,
             heard = listen(hungry) => Woke::Heard(heard),
-            () = alarm => Woke::Time,
+            () = poll_fn(|cx| alarm.poll(cx, |it, cx| it.as_mut().poll(cx))) => Woke::Time,
             () = tokio::task::yield_now(), if again => Woke::Again,
         }
     }
