@@ -328,11 +328,8 @@ fn answer(fake: &Shared, frame: &str, events: &mut Option<Receiver<String>>) -> 
             *events = Some(fake.ring.subscribe());
             let replay: Vec<Value> = match frame["after"].as_str().unwrap() {
                 "now" => Vec::new(),
-                after => book
-                    .log
-                    .iter()
-                    .filter(|(seq, _)| after_of(after) < *seq)
-                    .map(|(_, event)| serde_json::from_str(event).unwrap())
+                after => behind(&book.log, after)
+                    .map(|event| serde_json::from_str(event).unwrap())
                     .collect(),
             };
             let cursor = json!({"head": "3-0", "oldest": "3-0"});
@@ -358,11 +355,20 @@ fn answer(fake: &Shared, frame: &str, events: &mut Option<Receiver<String>>) -> 
     }
 }
 
-/// The place in an event's cursor; those of the log stand for its start.
-fn after_of(cursor: &str) -> u32 {
-    cursor
-        .strip_prefix("3-")
-        .map_or(0, |seq| seq.parse().unwrap())
+/// The events behind a cursor: that of an event names its number, that of a page a place in the log.
+fn behind<'a>(log: &'a [(u32, String)], cursor: &str) -> impl Iterator<Item = &'a str> {
+    let (kind, number) = cursor.split_once('-').unwrap();
+    let number: u32 = number.parse().unwrap();
+    let is_page = kind == "9";
+    let fits = move |(place, (seq, _)): &(usize, &(u32, String))| {
+        if is_page {
+            number <= u32::try_from(*place).unwrap()
+        } else {
+            number < *seq
+        }
+    };
+    let found = log.iter().enumerate().filter(fits);
+    found.map(|(_, (_, event))| &**event)
 }
 
 fn text(value: &Value) -> Message {
