@@ -11,6 +11,8 @@ mod ws;
 pub mod config;
 pub mod operator;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use gateway::{Gateway, StartError, StoreTrouble, SystemClock};
 pub use store::{schema, transfer};

@@ -3,15 +3,67 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::print_stdout,
     reason = "a test fails by panicking, and says what it leaves out"
 )]
 
-#[path = "cql/server.rs"]
-mod server;
+use std::process::ExitCode;
 
+use futures_util::future::LocalBoxFuture;
+use gateway::testing::server;
+use libtest_mimic::{Arguments, Trial, run};
 use serde_json::Value;
+use tokio::runtime::Builder;
+
+/// A case, by the name of its function.
+macro_rules! case {
+    ($case:ident) => {
+        (stringify!($case), || Box::pin($case()))
+    };
+}
+
+type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+
+const EMBEDDED: &[Case] = &[
+    case!(every_door_takes_messages_and_the_log_has_each_once),
+    case!(what_is_sent_arrives_in_both_encodings),
+    case!(many_subscribers_get_everything),
+    case!(idle_sockets_and_devices_are_weighed),
+    case!(a_storm_loses_nothing),
+    case!(histories_are_whole_at_each_level),
+    case!(devices_connect_again_after_a_restart),
+    case!(a_day_of_traffic_is_heard_in_full),
+    case!(a_short_soak_keeps_its_books),
+    case!(the_image_runs_a_scenario_that_there_is),
+];
+const CQL: &[Case] = &[case!(sends_are_counted_and_heard_on_cql)];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let embedded = EMBEDDED.iter().map(|it| trial("embedded", *it));
+    let cql: Vec<_> = CQL.iter().map(|it| trial("cql", *it)).collect();
+    let is_wanted = !arguments.list && !cql.iter().all(|it| arguments.is_filtered_out(it));
+    let absence = is_wanted.then(server::absence).flatten();
+    let cql = cql
+        .into_iter()
+        .map(|it| it.with_ignored_flag(absence.is_some()));
+    let conclusion = run(&arguments, embedded.chain(cql).collect());
+    if let Some(reason) = absence {
+        println!("cases on `cql` were ignored: {reason}");
+    }
+    conclusion.exit_code()
+}
+
+fn trial(store: &str, (name, body): Case) -> Trial {
+    Trial::test(format!("{store}::{name}"), move || {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        runtime.block_on(body());
+        Ok(())
+    })
+}
 
 /// Runs a scenario small, against a gateway of its own; answers the report.
 async fn smoke(arguments: &str) -> Value {
@@ -42,7 +94,6 @@ fn latencies(report: &Value, name: &str) -> u64 {
     found.map_or(0, |row| row["count"].as_u64().unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_door_takes_messages_and_the_log_has_each_once() {
     let report = smoke(
         "ingest --via rest,batch,ws --codec json,msgpack --connections 4 --batch 20 --seconds 1 --warm-up 0 \
@@ -68,7 +119,6 @@ async fn every_door_takes_messages_and_the_log_has_each_once() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_arrives_in_both_encodings() {
     let report = smoke(
         "latency --rate 50 --senders 4 --seconds 1 --warm-up 1 --codec json,msgpack --payload 1024 --unfiltered --without-yardstick",
@@ -83,7 +133,6 @@ async fn what_is_sent_arrives_in_both_encodings() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_subscribers_get_everything() {
     for codec in ["json", "msgpack"] {
         let load = "--subscribers 20 --rate 20 --seconds 1 --burst 200 --batch 50";
@@ -95,7 +144,6 @@ async fn many_subscribers_get_everything() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_sockets_and_devices_are_weighed() {
     let report = smoke("idle --sockets 50 --devices 10 --chats 200 --set chats.idle_ms=200").await;
     assert!(
@@ -108,7 +156,6 @@ async fn idle_sockets_and_devices_are_weighed() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_loses_nothing() {
     for codec in ["json", "msgpack"] {
         let report = smoke(&format!(
@@ -123,7 +170,6 @@ async fn a_storm_loses_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn histories_are_whole_at_each_level() {
     let report = smoke("history --levels 1000,4000 --rate 20 --seconds 1").await;
     for level in [1_000, 4_000] {
@@ -132,7 +178,6 @@ async fn histories_are_whole_at_each_level() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_connect_again_after_a_restart() {
     let report = smoke("start --devices 20").await;
     assert!(
@@ -141,7 +186,6 @@ async fn devices_connect_again_after_a_restart() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_of_traffic_is_heard_in_full() {
     let report = smoke("mix --peak 60 --hour-seconds 1 --connections 8 --subscribers 4").await;
     assert!(
@@ -150,7 +194,6 @@ async fn a_day_of_traffic_is_heard_in_full() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_soak_keeps_its_books() {
     let report = smoke(
         "soak --minutes 0.1 --rate 40 --connections 4 --subscribers 4 --churn 4 --cool-down 1",
@@ -160,7 +203,6 @@ async fn a_short_soak_keeps_its_books() {
     assert!(figure(&report, "buho_tasks: after") > 0.0, "{report:#}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_image_runs_a_scenario_that_there_is() {
     let image = include_str!("../Dockerfile");
     let commands = image.lines().filter_map(|line| line.strip_prefix("CMD "));
@@ -177,22 +219,8 @@ async fn the_image_runs_a_scenario_that_there_is() {
     );
 }
 
-/// Where a CQL server listens; nothing where none can run here and none is required.
-fn cql() -> Option<String> {
-    let absence = server::absence();
-    if let Some(reason) = absence {
-        println!("not run on cql: {reason}");
-    }
-    absence
-        .is_none()
-        .then(|| server::contact_points().join(","))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sends_are_counted_and_heard_on_cql() {
-    let Some(points) = tokio::task::block_in_place(cql) else {
-        return;
-    };
+    let points = server::contact_points().join(",");
     let store = format!(
         "--store cql --contact-points {points} --keyspace buho_test --set cql.replication=1"
     );

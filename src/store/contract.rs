@@ -1,6 +1,13 @@
 //! What every backend must do, beyond the signatures of [`actors::ports::Store`]: a list of sentences, each a test.
 //!
-//! A backend gives an [`Opener`] and names it in [`store_contract`].
+//! A backend gives an [`Opener`] and names it in [`store_contract`]; [`crate::testing`] has them run.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall fail loudly"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -235,7 +242,7 @@ pub(crate) fn answer(word: &str) -> Answer {
     }
 }
 
-/// Runs every sentence of the contract on the backend that an expression opens.
+/// Every sentence of the contract, on the backend that an expression opens.
 macro_rules! store_contract {
     ($opener:expr) => {
         store_contract!(@ $opener,
@@ -276,15 +283,16 @@ macro_rules! store_contract {
             directory::consumers_stand_where_they_were_put,
             directory::values_are_listed_by_prefix,
             directory::session_changes_come_newest_first,
-        );
+        )
     };
     (@ $opener:expr, $($room:ident :: $sentence:ident,)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $sentence() {
-                $crate::store::contract::$room::$sentence($crate::store::contract::World::new($opener).await).await;
-            }
-        )*
+        &[$($crate::testing::Inside::new(
+            concat!("contract::", stringify!($room), "::", stringify!($sentence)),
+            || Box::pin(async {
+                let world = $crate::store::contract::World::new($opener).await;
+                $crate::store::contract::$room::$sentence(world).await;
+            }),
+        )),*]
     };
 }
 pub(crate) use store_contract;

@@ -4,9 +4,9 @@
 //! on: [`embedded`], a store in a folder of this machine, and [`cql`], tables of a ScyllaDB or Cassandra. Both write
 //! values in the same form (`rows`), so that a store can move from one to the other ([`transfer`]).
 
-#[cfg(test)]
-mod contract;
-mod cql;
+#[cfg(feature = "testing")]
+pub(crate) mod contract;
+pub(crate) mod cql;
 mod embedded;
 mod rows;
 pub mod transfer;

@@ -1,7 +1,7 @@
 //! The CQL server of a test run: the one that `BUHO_TEST_CQL` names, or Apache Cassandra where `server.sh` can fetch it.
 //!
-//! The black-box tests and the store's contract both include this file. Test processes that run at once or one after
-//! the other share a server: it stops some seconds after the last of them, in whatever way that ended.
+//! Test processes that run at once or one after the other share a server: it stops some seconds after the last of them,
+//! in whatever way that ended.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -27,16 +27,16 @@ enum Found {
 
 /// Nodes of a folder, which run at least as long as this is held.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub struct Lease {
     run: PathBuf,
     net: String,
     /// More settings of `server.sh`.
-    pub(crate) settings: &'static [(&'static str, &'static str)],
+    pub settings: &'static [(&'static str, &'static str)],
     _user: File,
 }
 
 /// Why the cases that need a CQL server cannot run here; nothing where they can, or where `BUHO_TEST_CQL` is `required`.
-pub(crate) fn absence() -> Option<&'static str> {
+pub fn absence() -> Option<&'static str> {
     match &*FOUND {
         Found::Absent(reason) if wish().as_deref() != Some("required") => Some(reason),
         Found::At(..) | Found::Absent(_) | Found::Broken(_) => None,
@@ -44,7 +44,7 @@ pub(crate) fn absence() -> Option<&'static str> {
 }
 
 /// Where the server of this run listens.
-pub(crate) fn contact_points() -> &'static [String] {
+pub fn contact_points() -> &'static [String] {
     match &*FOUND {
         Found::At(points, _) => points,
         Found::Absent(reason) | Found::Broken(reason) => panic!("no CQL server: {reason}"),
@@ -72,7 +72,7 @@ fn find() -> Found {
 
 impl Lease {
     /// Holds what runs or will run in a folder; waits while what ran there before is being stopped.
-    pub(crate) fn take(run: &Path) -> std::io::Result<Self> {
+    pub fn take(run: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(run)?;
         let user = File::create(run.join("users"))?;
         user.lock_shared()?;
@@ -89,14 +89,14 @@ impl Lease {
     }
 
     /// Where the first nodes listen.
-    pub(crate) fn contact_points(&self, nodes: usize) -> Vec<String> {
+    pub fn contact_points(&self, nodes: usize) -> Vec<String> {
         (1..=nodes)
             .map(|node| format!("{}.{node}:{PORT}", self.net))
             .collect()
     }
 
     /// Runs `server.sh`; an error is what it said.
-    pub(crate) fn say(&self, arguments: &[&str]) -> Result<(), String> {
+    pub fn say(&self, arguments: &[&str]) -> Result<(), String> {
         let output = Command::new("bash")
             .arg(SCRIPT)
             .args(arguments)

@@ -1,5 +1,7 @@
 //! `/v1/devices/{device}/chats`: the list, histories, reading, typing.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::house::{Case, Device, House, cases, person, phone, text, until, walk};
@@ -33,6 +35,8 @@ async fn the_chat_with_the_last_activity_comes_first() {
     let device = house.device("one").await;
     for chat in [1, 2, 3, 1] {
         device.send(&phone(chat), "hola").await;
+        // Activity is kept in milliseconds; two sends within one have no order.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let chats = walk(&house, &device.path("/chats")).await;
     let order: Vec<_> = chats.iter().map(address).collect();

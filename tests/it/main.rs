@@ -1,4 +1,5 @@
-//! Black-box tests of the gateway: over HTTP, WebSocket and the real binary, from the published contract alone.
+//! Black-box tests of the gateway: over HTTP, WebSocket and the real binary, from the published contract alone. Beside
+//! them the contract of the stores.
 
 #![expect(
     clippy::unwrap_used,
@@ -36,6 +37,7 @@ mod ws;
 use std::process::ExitCode;
 use std::thread;
 
+use gateway::testing::{self, Inside};
 use libtest_mimic::{Arguments, run};
 
 use house::{Case, Store, say};
@@ -68,6 +70,16 @@ const SUITES: &[&[&[Case]]] = &[
     ws::CASES,
 ];
 
+/// The contract of the stores, and what else is tested from their inside.
+fn inside(store: Store) -> impl Iterator<Item = Case> {
+    let (suites, stores): (&[&[Inside]], &[Store]) = match store {
+        Store::Embedded => (&[testing::EMBEDDED], &[Store::Embedded]),
+        Store::Cql => (testing::CQL, &[Store::Cql]),
+    };
+    let cases = suites.iter().copied().flatten();
+    cases.map(|it| Case::inside(*it, stores))
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of the time a case waits: for a disk, a server, or the clock.
@@ -76,13 +88,15 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let mut absences = Vec::new();
     for store in Store::ALL {
-        for case in SUITES.iter().copied().flatten().copied().flatten() {
+        let suites = SUITES.iter().copied().flatten().copied().flatten().copied();
+        for case in suites.chain(inside(store)) {
             let Some(trial) = case.trial(store) else {
                 continue;
             };
             let is_wanted = !arguments.list && !arguments.is_filtered_out(&trial);
             let absence = is_wanted.then(|| case.absence(store)).flatten();
-            trials.push(trial.with_ignored_flag(absence.is_some()));
+            let is_ignored = trial.has_ignored_flag() || absence.is_some();
+            trials.push(trial.with_ignored_flag(is_ignored));
             let line = absence.map(|it| format!("cases on `{store}` were ignored: {it}"));
             absences.extend(line.filter(|it| !absences.contains(it)));
         }

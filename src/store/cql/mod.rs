@@ -68,8 +68,8 @@ mod tenants;
 mod walk;
 mod writer;
 
-#[cfg(test)]
-pub(super) mod tests;
+#[cfg(feature = "testing")]
+pub(crate) mod tests;
 
 use schema::{SchemaError, SchemaFound};
 

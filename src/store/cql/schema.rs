@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actors::model::EventId;
 use scylla::client::session::Session;
+use scylla::errors::{DbError, PrepareError, RequestAttemptError};
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::{Consistency, Statement};
@@ -319,7 +320,11 @@ impl<'a> Schema<'a> {
             "SELECT version, digest FROM {}.schema_state WHERE id = 0",
             self.cql.keyspace
         );
-        let mut state = self.session.prepare(state).await?;
+        let mut state = match self.session.prepare(state).await {
+            Ok(state) => state,
+            Err(error) if is_unknown(&error) => return Ok(Found::Begun),
+            Err(error) => return Err(error.into()),
+        };
         state.set_consistency(Consistency::Serial);
         let state = self.session.execute_unpaged(&state, ()).await?;
         let state = state.into_rows_result()?;
@@ -336,6 +341,18 @@ enum Found {
     Begun,
     Foreign,
     Version(i32, String),
+}
+
+/// Whether the servers do not know what a statement names. They list a table somewhat before they know it, so that this
+/// happens while another gateway is making the first one.
+const fn is_unknown(error: &PrepareError) -> bool {
+    let PrepareError::AllAttemptsFailed { first_attempt } = error else {
+        return false;
+    };
+    matches!(
+        first_attempt,
+        RequestAttemptError::DbError(DbError::Invalid, _)
+    )
 }
 
 /// Runs a statement once.

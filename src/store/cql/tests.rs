@@ -1,6 +1,11 @@
 //! The contract on a real server, and what only tables on servers can do.
-//!
-//! The server is that of the black-box tests; where there is none and none is required, each case says so and passes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall fail loudly"
+)]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +18,7 @@ use actors::ports::{
     Clock, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order, Write,
     Writer as _, commit,
 };
+use futures_util::future::join_all;
 
 use super::change::Cell;
 use super::job::Encoded;
@@ -25,27 +31,28 @@ use crate::config::Config;
 use crate::store::contract::{
     ManualClock, Opener, committed, device_record, entry, jid, message, store_contract,
 };
-
-#[path = "../../../tests/cql/server.rs"]
-mod server;
+use crate::testing::{Inside, inside, server};
 
 /// A cluster of its own in the keyspace of this run.
 struct Servers {
     options: CqlOptions,
 }
 
-/// The servers to test on.
-fn servers() -> Option<Servers> {
-    options().map(|options| Servers { options })
-}
+/// The contract.
+pub(crate) const CONTRACT: &[Inside] = store_contract!(crate::store::cql::tests::Servers::new());
+
+/// What only tables on servers can do.
+pub(crate) const CASES: &[Inside] = inside![
+    a_commit_that_came_to_its_mark_is_completed_by_the_next_owner,
+    a_cluster_is_owned_by_one_at_a_time,
+    a_schema_is_applied_once_and_another_is_left_alone,
+    gateways_that_start_at_once_make_one_schema,
+    rows_of_a_removed_device_are_erased,
+    a_page_in_the_middle_costs_what_the_first_costs.of_minutes(),
+];
 
 /// A cluster of its own on the servers to test on.
-#[expect(clippy::print_stderr, reason = "a case that is not run says so")]
-pub(in crate::store) fn options() -> Option<CqlOptions> {
-    if let Some(reason) = server::absence() {
-        eprintln!("not run: {reason}");
-        return None;
-    }
+pub(in crate::store) fn options() -> CqlOptions {
     let mut config = Config::from_toml("").unwrap().cql;
     config.contact_points = server::contact_points().to_vec();
     // That of the black-box tests too: making tables is slow.
@@ -56,7 +63,13 @@ pub(in crate::store) fn options() -> Option<CqlOptions> {
     config.request_time_max_ms = 10_000;
     config.commit_time_max_ms = 30_000;
     config.lease_ms = 20_000;
-    Some(CqlOptions::new(config))
+    CqlOptions::new(config)
+}
+
+impl Servers {
+    fn new() -> Self {
+        Self { options: options() }
+    }
 }
 
 impl Opener for Servers {
@@ -67,11 +80,6 @@ impl Opener for Servers {
         opened.unwrap_or_else(|error| panic!("{}", crate::telemetry::Chain(&error)))
     }
 }
-
-store_contract!(match crate::store::cql::tests::servers() {
-    Some(servers) => servers,
-    None => return,
-});
 
 /// A tenant with a device in a store.
 struct House {
@@ -86,8 +94,8 @@ impl House {
         self.servers.open(Arc::clone(&self.clock)).await
     }
 
-    async fn new() -> Option<(Self, Arc<CqlStore>)> {
-        let servers = servers()?;
+    async fn new() -> (Self, Arc<CqlStore>) {
+        let servers = Servers::new();
         let clock = Arc::new(ManualClock::default());
         let device = device_record(clock.now());
         let house = Self {
@@ -109,7 +117,7 @@ impl House {
             Write::Device(Box::new(device)),
         ];
         committed(commit(&*store, house.tenant, writes, vec![], None).await);
-        Some((house, store))
+        (house, store)
     }
 
     fn say(&self, chat: &Jid) -> (MessageId, Write) {
@@ -157,11 +165,8 @@ impl House {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_came_to_its_mark_is_completed_by_the_next_owner() {
-    let Some((mut house, store)) = House::new().await else {
-        return;
-    };
+    let (mut house, store) = House::new().await;
     house.servers.options.cql.lease_ms = 3_000;
     store.close().await;
     let store = house.open().await;
@@ -221,11 +226,8 @@ async fn a_commit_that_came_to_its_mark_is_completed_by_the_next_owner() {
     store.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_owned_by_one_at_a_time() {
-    let Some((mut house, store)) = House::new().await else {
-        return;
-    };
+    let (mut house, store) = House::new().await;
     house.servers.options.cql.lease_ms = 3_000;
     store.close().await;
     let store = house.open().await;
@@ -242,12 +244,8 @@ async fn a_cluster_is_owned_by_one_at_a_time() {
     house.open().await.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_is_applied_once_and_another_is_left_alone() {
-    let Some(Servers { options }) = servers() else {
-        return;
-    };
-    let mut cql = options.cql;
+    let mut cql = options().cql;
     schema::apply(&cql).await.unwrap();
     assert_eq!(schema::apply(&cql).await.unwrap(), SchemaFound::Same);
     assert_eq!(schema::check(&cql).await.unwrap(), SchemaFound::Same);
@@ -292,11 +290,21 @@ async fn a_schema_is_applied_once_and_another_is_left_alone() {
     define(format!("DROP KEYSPACE {keyspace}")).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_that_start_at_once_make_one_schema() {
+    let mut cql = options().cql;
+    cql.keyspace = format!("buho_test_race_{}", std::process::id());
+    let applied = join_all((0..8).map(|_| Box::pin(schema::apply(&cql)))).await;
+    for one in applied {
+        one.unwrap();
+    }
+    assert_eq!(schema::check(&cql).await.unwrap(), SchemaFound::Same);
+    let session = connect::connect(&cql).await.unwrap();
+    let drop = format!("DROP KEYSPACE {}", cql.keyspace);
+    session.query_unpaged(drop, ()).await.unwrap();
+}
+
 async fn rows_of_a_removed_device_are_erased() {
-    let Some((house, store)) = House::new().await else {
-        return;
-    };
+    let (house, store) = House::new().await;
     let chat = jid("51999888777");
     let (_, write) = house.say(&chat);
     let writes = vec![write, Write::DeviceRemoved(house.device)];
@@ -318,13 +326,10 @@ async fn rows_of_a_removed_device_are_erased() {
     store.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "writes 100,000 messages: minutes"]
+/// Writes 100,000 messages.
 #[expect(clippy::print_stderr, reason = "the figures are what it is run for")]
 async fn a_page_in_the_middle_costs_what_the_first_costs() {
-    let Some((house, store)) = House::new().await else {
-        return;
-    };
+    let (house, store) = House::new().await;
     let chat = jid("51999888777");
     let mut ids = Vec::new();
     for _ in 0..500 {

@@ -1,4 +1,4 @@
-//! The contract on the embedded store, and what only a folder can do.
+//! What only a folder can do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,25 +19,10 @@ use tempfile::TempDir;
 use super::engine::{Engine, Space};
 use super::{EmbeddedOptions, EmbeddedStore, OpenError, folder, keys};
 use crate::store::contract::{
-    ManualClock, Opener, answer, chat_row, claim, committed, device_record, entry, jid, message,
-    store_contract,
+    answer, chat_row, claim, committed, device_record, entry, jid, message,
 };
 
 mod crash;
-
-struct Embedded(TempDir);
-
-impl Opener for Embedded {
-    type Backend = EmbeddedStore;
-
-    async fn open(&self, clock: Arc<ManualClock>) -> Arc<EmbeddedStore> {
-        EmbeddedStore::open(EmbeddedOptions::new(self.0.path().to_owned()), clock).unwrap()
-    }
-}
-
-store_contract!(crate::store::embedded::tests::Embedded(
-    tempfile::tempdir().unwrap()
-));
 
 /// A clock that stands still, and panics when it is told to.
 #[derive(Default)]

@@ -38,8 +38,16 @@ mod files;
 pub(super) mod record;
 mod restore;
 
-#[cfg(test)]
-mod tests;
+#[cfg(feature = "testing")]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "all but what needs servers is run by the usual harness"
+    )
+)]
+pub(crate) mod tests;
 
 /// Records of one chunk.
 pub(super) const CHUNK_RECORDS_MAX: usize = 1_000;

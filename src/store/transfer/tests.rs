@@ -1,5 +1,12 @@
 //! What moves stays the same, and what is not whole is refused.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall fail loudly"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,8 +33,17 @@ use crate::store::contract::{
 use crate::store::cql::{self, CqlStore, tests as cql_tests};
 use crate::store::embedded::Offline;
 use crate::store::{EmbeddedOptions, EmbeddedStore, OpenError};
+use crate::testing::{Inside, inside};
 
 mod resume;
+
+use resume::a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted;
+
+/// What is run on servers.
+pub(crate) const CQL_CASES: &[Inside] = inside![
+    a_store_goes_to_servers_and_comes_back,
+    a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted,
+];
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_700_000);
 
@@ -308,11 +324,8 @@ async fn a_copy_goes_on_where_it_was_interrupted_and_nobody_serves_it_before() {
     assert!(matches!(again, TransferError::NotEmpty(_)), "{again}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_goes_to_servers_and_comes_back() {
-    let Some(options) = cql_tests::options() else {
-        return;
-    };
+    let options = cql_tests::options();
     let (from, back) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     filled(from.path()).await;
     let (source, last) = (offline(from.path()), offline(back.path()));

@@ -4,19 +4,24 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use futures_util::future::LocalBoxFuture;
+use gateway::testing::Inside;
 use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Builder;
 
 use super::{Store, cluster};
 
+/// What the path of a case in this crate begins with.
+const OWN_CRATE: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
+
 /// One test of a suite; [`cases!`] makes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
-    /// Its path below the crate: `messages::a_sent_message_is_told`.
+    /// Its path in the suites: `messages::a_sent_message_is_told`.
     path: &'static str,
     body: fn() -> LocalBoxFuture<'static, ()>,
     is_threaded: bool,
     has_own_servers: bool,
+    takes_minutes: bool,
     stores: &'static [Store],
 }
 
@@ -38,6 +43,7 @@ impl Case {
             body,
             is_threaded: false,
             has_own_servers: false,
+            takes_minutes: false,
             stores: &Store::ALL,
         }
     }
@@ -46,6 +52,18 @@ impl Case {
     pub(crate) const fn threaded(mut self) -> Self {
         self.is_threaded = true;
         self
+    }
+
+    /// A test that looks inside the store.
+    pub(crate) const fn inside(inside: Inside, store: &'static [Store]) -> Self {
+        Self {
+            path: inside.name,
+            body: inside.body,
+            is_threaded: true,
+            has_own_servers: false,
+            takes_minutes: inside.takes_minutes,
+            stores: store,
+        }
     }
 
     /// It is about the folder of the embedded store and what a disk does to it, or about no store at all.
@@ -74,9 +92,10 @@ impl Case {
 
     /// The case on one store, where that makes sense: `embedded::messages::a_sent_message_is_told`.
     pub(crate) fn trial(self, store: Store) -> Option<Trial> {
-        let (_, path) = self.path.split_once("::")?;
+        let path = self.path.strip_prefix(OWN_CRATE).unwrap_or(self.path);
         let name = format!("{store}::{path}");
         let trial = Trial::test(name.clone(), move || self.run(&name, store));
+        let trial = trial.with_ignored_flag(self.takes_minutes);
         self.stores.contains(&store).then_some(trial)
     }
 

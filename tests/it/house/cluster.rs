@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use gateway::testing::server::Lease;
 use tempfile::{TempDir, tempdir};
 use tokio::task::spawn_blocking;
 
-use super::server::Lease;
 use super::{cql_settings, option};
 
 /// One node or three, on addresses of their own.

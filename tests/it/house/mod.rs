@@ -14,8 +14,6 @@ mod history;
 mod operator;
 mod proxy;
 mod raw;
-#[path = "../../cql/server.rs"]
-mod server;
 mod socket;
 mod sse;
 mod store;

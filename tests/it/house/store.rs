@@ -5,9 +5,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::sync::LazyLock;
 
+use gateway::testing::server;
 use tokio::task_local;
-
-use super::server;
 
 task_local! {
     static CURRENT: Store;

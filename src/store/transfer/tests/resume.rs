@@ -142,11 +142,8 @@ async fn a_copy_that_was_interrupted_long_ago_begins_again() {
     assert_eq!(tally.records(), 1, "nothing but the tenant counts any more");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted() {
-    let Some(options) = cql_tests::options() else {
-        return;
-    };
+pub(super) async fn a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted() {
+    let options = cql_tests::options();
     let (from, back) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     filled(from.path()).await;
     let (source, last) = (with_answers(from.path()).await, offline(back.path()));
