@@ -75,11 +75,10 @@ quarter() {
     echo "${found:-3000}"
 }
 
-# The commit that is measured, where this is a working copy.
+# The commit that is measured, where this is a working copy: that of the first part that was run.
+[ -s "$out/commit" ] || git -C "$here" rev-parse --short HEAD >"$out/commit" 2>/dev/null || true
 commit() {
-    local found
-    found=$(git -C "$here" rev-parse --short HEAD 2>/dev/null) || return 0
-    echo ", commit $found"
+    [ ! -s "$out/commit" ] || echo ", commit $(cat "$out/commit")"
 }
 
 render() {

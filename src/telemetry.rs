@@ -79,7 +79,7 @@ const COUNTERS: [(&str, &str); 15] = [
 ];
 
 /// What each gauge shows.
-const GAUGES: [(&str, &str); 16] = [
+const GAUGES: [(&str, &str); 17] = [
     ("buho_actors", "Actors in memory, by kind."),
     (
         "buho_actor_queue",
@@ -118,6 +118,10 @@ const GAUGES: [(&str, &str); 16] = [
     (
         "buho_store_buffer_bytes",
         "Bytes of the embedded store's tables in memory, which its threads flush.",
+    ),
+    (
+        "buho_store_cache_bytes",
+        "Bytes of blocks that the embedded store has read and keeps, up to store.cache_bytes.",
     ),
     ("buho_store_queue_bytes", "Bytes that wait to be committed."),
     (

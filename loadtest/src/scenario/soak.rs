@@ -26,10 +26,10 @@ const SETTLE: Duration = Duration::from_mins(2);
 const GAUGES: usize = 64;
 /// What the process holds in memory.
 const MEMORY: &str = "memory";
-/// The same without the embedded store's tables, which fill up to a bound of their own over hours and start anew.
-const MEMORY_BESIDE: &str = "memory beside the store's tables";
-/// The gauge of these tables.
-const TABLES: &str = "buho_store_buffer_bytes";
+/// The same without the embedded store's tables and cache, which fill up to bounds of their own over minutes or hours.
+const MEMORY_BESIDE: &str = "memory beside the store's tables and cache";
+/// The gauges of these two.
+const BOUNDED: [&str; 2] = ["buho_store_buffer_bytes", "buho_store_cache_bytes"];
 
 /// Options of `soak`.
 #[derive(Debug, Clone, Args)]
@@ -54,7 +54,7 @@ pub(crate) struct Options {
     /// Share of the run, in hundredths, that is not part of the slopes: caches fill, memory finds its place.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(0..=90))]
     settle_percent: u32,
-    /// The most that memory, without the tables of the embedded store, may grow in an hour, by the lower end of the slope's
+    /// The most that memory, without the tables and the cache of the embedded store, may grow in an hour, by the lower end of the slope's
     /// confidence (two standard errors).
     #[arg(long, default_value_t = 1.0, value_name = "MIB")]
     memory_growth_max: f64,
@@ -143,8 +143,12 @@ async fn snapshot(pid: u32, api: &Api) -> Result<Snapshot, LoadError> {
         let gauges = metrics.gauges().take(GAUGES);
         found.extend(gauges.map(|(name, value)| (name.to_owned(), value)));
     }
-    if let Some((_, bytes)) = found.iter().find(|(name, _)| name == TABLES) {
-        let beside = mebibytes(usage.rss) - bytes / f64::from(1 << 20);
+    let bounded = found
+        .iter()
+        .filter(|(name, _)| BOUNDED.contains(&name.as_str()));
+    let bounded: Vec<f64> = bounded.map(|(_, bytes)| *bytes).collect();
+    if !bounded.is_empty() {
+        let beside = mebibytes(usage.rss) - bounded.iter().sum::<f64>() / f64::from(1 << 20);
         found.push((MEMORY_BESIDE.to_owned(), beside));
     }
     Ok(found)

@@ -158,6 +158,11 @@ impl Engine {
         self.db.write_buffer_size()
     }
 
+    /// Bytes of the blocks that were read and are kept.
+    pub(super) fn cached(&self) -> u64 {
+        self.db.cache_size()
+    }
+
     /// What is committed now. Reads without one could see half a batch.
     pub(super) fn view(&self) -> View<'_> {
         View {

@@ -14,6 +14,7 @@ pub(super) struct Measures {
     syncs: Counter,
     queue_jobs: Gauge,
     buffered: Gauge,
+    cached: Gauge,
     opened_again: Counter,
 }
 
@@ -41,6 +42,7 @@ impl Measures {
             syncs: counter!("buho_store_syncs_total"),
             queue_jobs: gauge!("buho_store_queue_jobs"),
             buffered: gauge!("buho_store_buffer_bytes"),
+            cached: gauge!("buho_store_cache_bytes"),
             opened_again: counter!("buho_store_opened_again_total"),
         }
     }
@@ -54,13 +56,14 @@ impl Measures {
         self.record_bytes.increment(commit.bytes);
     }
 
-    /// Bytes of the engine's tables in memory.
-    pub(super) fn buffered(&self, bytes: u64) {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a gauge is a float, and so many bytes fit into it"
-        )]
-        self.buffered.set(bytes as f64);
+    /// Bytes of the engine's tables in memory, and of its cache of blocks.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float, and so many bytes fit into it"
+    )]
+    pub(super) fn in_memory(&self, buffered: u64, cached: u64) {
+        self.buffered.set(buffered as f64);
+        self.cached.set(cached as f64);
     }
 
     /// Another engine took the place of one that had met a full disk.

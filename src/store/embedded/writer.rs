@@ -239,7 +239,7 @@ impl Writer {
             std::thread::sleep(GIVE_WAY_LOOK);
             buffered = engine.buffered();
         }
-        self.shared.measures.buffered(buffered);
+        self.shared.measures.in_memory(buffered, engine.cached());
         Ok(())
     }
 
