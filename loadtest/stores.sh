@@ -11,13 +11,14 @@
 #
 # Environment:
 #   LOADTEST  the binary buho-loadtest; without it, the one beside GATEWAY
-#   POINTS    addresses of a running server, to be used instead
+#   POINTS    addresses of running servers, to be used instead
+#   COPIES    how many of them keep each row (1)
 #   LEVELS    levels of `history` (10000,100000)
 #   QUICK=1   everything small, to see that it works; its figures say nothing
 set -euo pipefail
 
 if [ $# -ne 2 ]; then
-    sed -n '2,17p' "$0" >&2
+    sed -n '2,18p' "$0" >&2
     exit 2
 fi
 here=$(cd "$(dirname "$0")" && pwd)
@@ -47,7 +48,7 @@ both() {
     for store in embedded cql; do
         [ ! -s "$out/$name-$store.json" ] || continue
         arguments=(--start "$gateway" --store "$store")
-        [ $store != cql ] || arguments+=(--contact-points "$points")
+        [ $store != cql ] || arguments+=(--contact-points "$points" --set "cql.replication=${COPIES:-1}")
         [ "$1" != history ] || arguments+=(--data "$out/$store-data")
         echo "== $name on $store: $*"
         code=0
