@@ -19,17 +19,34 @@ use crate::config::{self, Cql};
 
 /// How long reaching one server may take.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How often a server is asked over each connection whether it is there, and how long it may take to say so. One that
+/// stands still or is cut off keeps its connections, and is sent its share of the calls until they are dropped.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
+const KEEPALIVE_MAX: Duration = Duration::from_secs(2);
 
-/// Reaches the servers; looks into no keyspace yet.
-pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
-    let (consistency, serial) = match cql.consistency {
+/// How many copies a call has to reach, and a light transaction.
+const fn consistency(cql: &Cql) -> (Consistency, SerialConsistency) {
+    match cql.consistency {
         config::Consistency::One => (Consistency::One, SerialConsistency::Serial),
         config::Consistency::Quorum => (Consistency::Quorum, SerialConsistency::Serial),
         config::Consistency::LocalQuorum => {
             (Consistency::LocalQuorum, SerialConsistency::LocalSerial)
         }
         config::Consistency::All => (Consistency::All, SerialConsistency::Serial),
-    };
+    }
+}
+
+/// How a read sees what light transactions have written.
+pub(super) const fn serial(cql: &Cql) -> Consistency {
+    match consistency(cql).1 {
+        SerialConsistency::Serial => Consistency::Serial,
+        SerialConsistency::LocalSerial => Consistency::LocalSerial,
+    }
+}
+
+/// Reaches the servers; looks into no keyspace yet.
+pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
+    let (consistency, serial) = consistency(cql);
     let mut routes = DefaultPolicy::builder().token_aware(true);
     if !cql.datacenter.is_empty() {
         routes = routes
@@ -46,6 +63,8 @@ pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&cql.contact_points)
         .connection_timeout(CONNECT_MAX)
+        .keepalive_interval(KEEPALIVE_EVERY)
+        .keepalive_timeout(KEEPALIVE_MAX)
         .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
         .keyspaces_to_fetch([&cql.keyspace])
         .default_execution_profile_handle(profile.into_handle())

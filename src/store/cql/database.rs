@@ -36,6 +36,10 @@ use crate::config::Cql;
 const AWAY_AFTER: Duration = Duration::from_secs(1);
 /// How long one server may take over a read before another is asked too.
 const ASK_ANOTHER: Duration = Duration::from_millis(250);
+/// How long a new link may take: each of two servers may have to be waited for.
+const RELINK_MAX: Duration = CONNECT_MAX.saturating_mul(3);
+/// How often is looked whether one is needed.
+const RELINK_EVERY: Duration = Duration::from_millis(500);
 /// The pause after a read that failed: it doubles each time.
 const READ_PAUSE: Duration = Duration::from_millis(20);
 /// Statements prepared at the same time.
@@ -238,14 +242,20 @@ impl Database {
         self.link.load_full()
     }
 
-    /// Tries a new link in place of one that does not work: the driver waits up to ten seconds between its own attempts.
-    pub(super) async fn relink(&self) {
-        let link = async {
-            let session = connect(&self.cql).await?;
-            Link::prepare(session, &self.cql).await
-        };
-        if let Ok(Ok(link)) = timeout(CONNECT_MAX, Box::pin(link)).await {
-            self.link.store(Arc::new(link));
+    /// Tries new links as long as the servers are away: the driver waits up to ten seconds between its own attempts.
+    pub(super) async fn keep_linked(&self) {
+        loop {
+            sleep(RELINK_EVERY).await;
+            if !self.presence.is_away() {
+                continue;
+            }
+            let link = async {
+                let session = connect(&self.cql).await?;
+                Link::prepare(session, &self.cql).await
+            };
+            if let Ok(Ok(link)) = timeout(RELINK_MAX, Box::pin(link)).await {
+                self.link.store(Arc::new(link));
+            }
         }
     }
 

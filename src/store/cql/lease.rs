@@ -13,18 +13,24 @@ use std::time::Duration;
 use actors::model::EventId;
 use actors::ports::Clock;
 use scylla::client::session::Session;
-use scylla::statement::Consistency;
+use scylla::cluster::Node;
+use scylla::errors::PrepareError;
+use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
+use scylla::statement::Statement;
 use scylla::statement::prepared::PreparedStatement;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OpenError;
+use super::connect::serial;
 use super::database::{Database, qualified};
-use super::schema::{Fault, look, transact};
+use super::schema::{Fault, transact};
 use crate::config::Cql;
 
 /// Microseconds of timestamps that are reserved at a time.
 const RESERVE: i64 = 300_000_000;
+/// How long one renewal may take, at least: a server that stands still must leave time to ask another one.
+const RENEWAL_MIN: Duration = Duration::from_secs(1);
 /// The pause after a renewal that failed.
 const RETRY: Duration = Duration::from_millis(400);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -51,27 +57,32 @@ struct Term {
     lost: bool,
 }
 
-/// The statements in their keyspace.
+/// The statements, prepared once: the driver prepares at all servers, and one that stands still keeps it waiting.
 #[derive(Clone, Debug)]
 struct Statements {
-    make: String,
-    take: String,
-    begin: String,
-    renew: String,
-    reserve_more: String,
-    release: String,
+    select: PreparedStatement,
+    make: PreparedStatement,
+    take: PreparedStatement,
+    begin: PreparedStatement,
+    renew: PreparedStatement,
+    reserve_more: PreparedStatement,
+    release: PreparedStatement,
 }
 
 impl Statements {
-    fn new(keyspace: &str) -> Self {
-        Self {
-            make: qualified(MAKE, keyspace),
-            take: qualified(TAKE, keyspace),
-            begin: qualified(BEGIN, keyspace),
-            renew: qualified(RENEW, keyspace),
-            reserve_more: qualified(RESERVE_MORE, keyspace),
-            release: qualified(RELEASE, keyspace),
-        }
+    async fn prepare(session: &Session, cql: &Cql) -> Result<Self, PrepareError> {
+        let prepare = |statement| session.prepare(qualified(statement, &cql.keyspace));
+        let mut select = prepare(SELECT).await?;
+        select.set_consistency(serial(cql));
+        Ok(Self {
+            select,
+            make: prepare(MAKE).await?,
+            take: prepare(TAKE).await?,
+            begin: prepare(BEGIN).await?,
+            renew: prepare(RENEW).await?,
+            reserve_more: prepare(RESERVE_MORE).await?,
+            release: prepare(RELEASE).await?,
+        })
     }
 }
 
@@ -99,7 +110,6 @@ impl Lease {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         let (cluster, length) = (&*cql.cluster, cql.lease());
-        let statements = Statements::new(&cql.keyspace);
         let failed = |source| OpenError::Lease {
             cluster: cluster.to_owned(),
             source,
@@ -108,15 +118,13 @@ impl Lease {
             cluster: cluster.to_owned(),
         };
         let holder = EventId::generate().to_string();
-        let mut select = session
-            .prepare(qualified(SELECT, &cql.keyspace))
-            .await
-            .map_err(|it| failed(it.into()))?;
-        select.set_consistency(Consistency::Serial);
+        let statements = Box::pin(Statements::prepare(session, cql)).await;
+        let statements = statements.map_err(|it| failed(it.into()))?;
         let mut renewed = None;
         let give_up = Instant::now() + length * 2 + Duration::from_secs(2);
         loop {
-            let owner = owner(session, &select, cluster).await.map_err(failed)?;
+            let owner = owner(session, &statements.select, cluster).await;
+            let owner = owner.map_err(failed)?;
             let Some((held_by, fence, stamp, since)) = owner else {
                 transact(session, &statements.make, (cluster,))
                     .await
@@ -171,6 +179,11 @@ impl Lease {
         i32::try_from(self.length.as_secs()).unwrap_or(i32::MAX - 1) + 1
     }
 
+    /// How long one renewal may take: several fit between the first and the end of the lease.
+    fn renewal_max(&self) -> Duration {
+        (self.length / 6).max(RENEWAL_MIN)
+    }
+
     pub(super) fn fence(&self) -> i64 {
         self.fence
     }
@@ -218,7 +231,12 @@ impl Lease {
             sleep(due).await;
             loop {
                 let started = Instant::now();
-                let renewed = self.renew(&db.link().session).await;
+                let link = db.link();
+                let renewed = Box::pin(self.renew(&link.session));
+                let renewed = match timeout(self.renewal_max(), renewed).await {
+                    Ok(renewed) => renewed,
+                    Err(late) => Err(late.into()),
+                };
                 match renewed {
                     Ok(true) => {
                         db.presence.succeeded();
@@ -236,9 +254,6 @@ impl Lease {
                             error = &*error as &dyn std::error::Error,
                             "the lease could not be renewed"
                         );
-                        if db.presence.is_away() {
-                            db.relink().await;
-                        }
                         sleep(RETRY).await;
                     }
                 }
@@ -296,13 +311,26 @@ fn micros(clock: &dyn Clock) -> i64 {
     clock.now().as_millis().saturating_mul(1_000)
 }
 
-/// Whether one of the servers syncs before it answers; `false` where it does not say.
+/// Whether every server syncs before it answers; `false` where one does not say.
 pub(super) async fn syncs_first(session: &Session) -> bool {
+    let state = session.get_cluster_state();
+    for node in state.get_nodes_info() {
+        if !node_syncs_first(session, node).await {
+            return false;
+        }
+    }
+    true
+}
+
+async fn node_syncs_first(session: &Session, node: &Arc<Node>) -> bool {
     for cql in [
         "SELECT value FROM system_views.settings WHERE name = 'commitlog_sync'",
         "SELECT value FROM system.config WHERE name = 'commitlog_sync'",
     ] {
-        let Ok(found) = look(session, cql, ()).await else {
+        let mut look = Statement::new(cql);
+        let only = NodeIdentifier::Node(Arc::clone(node));
+        look.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(only, None)));
+        let Ok(found) = session.query_unpaged(look, ()).await else {
             continue;
         };
         let Ok(rows) = found.into_rows_result() else {

@@ -244,6 +244,7 @@ impl CqlStore {
         });
         let (mut writer, mut beside) = (JoinSet::new(), JoinSet::new());
         beside.spawn(keep_lease(Arc::clone(&shared)));
+        beside.spawn(keep_linked(Arc::clone(&shared)));
         let left = Box::pin(load::load(&shared)).await;
         for erasure in left.map_err(OpenError::Load)? {
             if shared.erasures.try_send(erasure).is_err() {
@@ -326,6 +327,10 @@ async fn keep_lease(shared: Arc<Shared>) {
     let lease::Lost = Box::pin(shared.lease.keep(&shared.db)).await;
     tracing::error!("another gateway has taken the cluster: the store takes no more writes");
     shared.queue.stop(SubmitError::Failed);
+}
+
+async fn keep_linked(shared: Arc<Shared>) {
+    Box::pin(shared.db.keep_linked()).await;
 }
 
 /// Says where an acknowledged write could be lost.

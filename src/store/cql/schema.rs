@@ -8,9 +8,9 @@ use std::time::Duration;
 use actors::model::EventId;
 use scylla::client::session::Session;
 use scylla::errors::{DbError, PrepareError, RequestAttemptError};
-use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
-use scylla::statement::{Consistency, Statement};
+use scylla::statement::Statement;
+use scylla::statement::prepared::PreparedStatement;
 use scylla::value::Row;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
@@ -236,7 +236,7 @@ impl<'a> Schema<'a> {
                 "INSERT INTO {}.schema_state (id) VALUES (0) IF NOT EXISTS",
                 self.cql.keyspace
             );
-            transact(self.session, &row, ()).await
+            self.transact(&row, ()).await
         };
         begin.await.map_err(|it| self.refused(it))?;
         let since = Instant::now();
@@ -264,7 +264,7 @@ impl<'a> Schema<'a> {
                 "UPDATE {}.schema_state SET version = ?, digest = ?, holder = null WHERE id = 0 IF holder = ?",
                 self.cql.keyspace
             );
-            transact(self.session, &done, (VERSION, digest(), &holder)).await
+            self.transact(&done, (VERSION, digest(), &holder)).await
         };
         let made = make.await.map_err(|it| self.refused(it))?;
         // Another took over, because this one was not heard of for too long.
@@ -279,7 +279,7 @@ impl<'a> Schema<'a> {
             "UPDATE {}.schema_state USING TTL {LOCK_SECONDS} SET holder = ? WHERE id = 0 IF holder = ?",
             self.cql.keyspace
         );
-        transact(self.session, &renew, (holder, holder)).await
+        self.transact(&renew, (holder, holder)).await
     }
 
     async fn lock(&self, holder: &str) -> Result<bool, Fault> {
@@ -287,7 +287,12 @@ impl<'a> Schema<'a> {
             "UPDATE {}.schema_state USING TTL {LOCK_SECONDS} SET holder = ? WHERE id = 0 IF holder = null",
             self.cql.keyspace
         );
-        transact(self.session, &lock, (holder,)).await
+        self.transact(&lock, (holder,)).await
+    }
+
+    async fn transact(&self, cql: &str, values: impl SerializeRow) -> Result<bool, Fault> {
+        let statement = self.session.prepare(cql).await?;
+        transact(self.session, &statement, values).await
     }
 
     fn qualified(&self, statement: &str) -> String {
@@ -304,7 +309,9 @@ impl<'a> Schema<'a> {
 
     async fn find(&self) -> Result<Found, Fault> {
         let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
-        let tables = look(self.session, tables, (&self.cql.keyspace,)).await?;
+        let tables = self.session.prepare(tables).await?;
+        let keyspace = (&self.cql.keyspace,);
+        let tables = self.session.execute_unpaged(&tables, keyspace).await?;
         let tables = tables.into_rows_result()?;
         let mut names = Vec::new();
         for row in tables.rows::<(String,)>()? {
@@ -325,7 +332,7 @@ impl<'a> Schema<'a> {
             Err(error) if is_unknown(&error) => return Ok(Found::Begun),
             Err(error) => return Err(error.into()),
         };
-        state.set_consistency(Consistency::Serial);
+        state.set_consistency(connect::serial(self.cql));
         let state = self.session.execute_unpaged(&state, ()).await?;
         let state = state.into_rows_result()?;
         let state = state.maybe_first_row::<(Option<i32>, Option<String>)>()?;
@@ -355,23 +362,14 @@ const fn is_unknown(error: &PrepareError) -> bool {
     )
 }
 
-/// Runs a statement once.
-pub(super) async fn look(
-    session: &Session,
-    cql: &str,
-    values: impl SerializeRow,
-) -> Result<QueryResult, Fault> {
-    let prepared = session.prepare(cql).await?;
-    Ok(Box::pin(session.execute_unpaged(&prepared, values)).await?)
-}
-
 /// Runs a light transaction; says whether it was applied. The servers differ in what else they answer.
 pub(super) async fn transact(
     session: &Session,
-    cql: &str,
+    statement: &PreparedStatement,
     values: impl SerializeRow,
 ) -> Result<bool, Fault> {
-    let rows = look(session, cql, values).await?.into_rows_result()?;
+    let answer = Box::pin(session.execute_unpaged(statement, values)).await?;
+    let rows = answer.into_rows_result()?;
     let column = rows
         .column_specs()
         .get_by_name("[applied]")

@@ -18,6 +18,7 @@ const PIECE: usize = 16 * 1_024;
 enum Line {
     Open,
     Slow(Duration),
+    Withheld,
     Silent,
     Cut,
 }
@@ -57,6 +58,11 @@ impl Proxy {
         self.line.send_replace(Line::Slow(by));
     }
 
+    /// What the client says comes through, and no answer to it.
+    pub(crate) fn withhold_answers(&self) {
+        self.line.send_replace(Line::Withheld);
+    }
+
     /// Nothing comes through any more, and nobody is told.
     pub(crate) fn silence(&self) {
         self.line.send_replace(Line::Silent);
@@ -92,8 +98,9 @@ async fn pass(client: TcpStream, server: SocketAddr, mut line: watch::Receiver<L
     both.expect("a TCP socket");
     let ((from_client, to_client), (from_server, to_server)) =
         (client.into_split(), server.into_split());
-    let there = carry(from_client, to_server, line.clone());
-    let back = carry(from_server, to_client, line.clone());
+    let there = carry(from_client, to_server, line.clone(), &[Line::Silent]);
+    let held = &[Line::Silent, Line::Withheld];
+    let back = carry(from_server, to_client, line.clone(), held);
     tokio::select! {
         // An end on either side is told to the other one.
         _ = async { tokio::join!(there, back) } => {}
@@ -101,11 +108,12 @@ async fn pass(client: TcpStream, server: SocketAddr, mut line: watch::Receiver<L
     }
 }
 
-/// Carries one direction to its end.
+/// Carries one direction to its end; some lines hold it up.
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut line: watch::Receiver<Line>,
+    held: &[Line],
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
@@ -115,7 +123,7 @@ async fn carry(
             sleep(by).await;
         }
         // An error means that the proxy is gone, which ends this task too.
-        let _ = line.wait_for(|line| *line != Line::Silent).await;
+        let _ = line.wait_for(|line| !held.contains(line)).await;
         if length == 0 {
             return to.shutdown().await;
         }

@@ -29,10 +29,63 @@ pub(crate) struct Auditor {
     refused: AtomicUsize,
     full: AtomicUsize,
     unknown: AtomicUsize,
+    /// Keys of calls that were told that nothing was stored, and that nobody repeats.
+    dropped: Mutex<BTreeSet<String>>,
+    /// Who was turned away since the last [`Auditor::forget_told`].
+    told: Mutex<BTreeSet<String>>,
+    unanswered: AtomicUsize,
+    pace: Mutex<Pace>,
     is_over: AtomicBool,
 }
 
+/// How fast answers came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    /// The longest that a call waited for its answer.
+    pub(crate) longest_call: Duration,
+    /// The longest time between two acknowledgements.
+    pub(crate) longest_gap: Duration,
+    last: Option<Instant>,
+}
+
 impl Auditor {
+    /// How fast answers came since this was asked before.
+    pub(crate) fn pace(&self) -> Pace {
+        let mut pace = self.pace.lock().unwrap();
+        let gap = pace.last.map_or(Duration::ZERO, |it| it.elapsed());
+        pace.longest_gap = pace.longest_gap.max(gap);
+        let last = pace.last;
+        std::mem::replace(
+            &mut *pace,
+            Pace {
+                last,
+                ..Pace::default()
+            },
+        )
+    }
+
+    /// Calls whose connection broke, or that waited longer than anybody does.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// How many senders were turned away since they were forgotten.
+    pub(crate) fn told(&self) -> usize {
+        self.told.lock().unwrap().len()
+    }
+
+    pub(crate) fn forget_told(&self) {
+        self.told.lock().unwrap().clear();
+    }
+
+    /// Enters how long a call took that was answered, or that it was not.
+    fn attempted<T, E>(&self, begun: Instant, answer: &Result<T, E>) {
+        let mut pace = self.pace.lock().unwrap();
+        pace.longest_call = pace.longest_call.max(begun.elapsed());
+        self.unanswered
+            .fetch_add(usize::from(answer.is_err()), Ordering::Relaxed);
+    }
+
     /// Acknowledgements so far.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
@@ -54,7 +107,8 @@ impl Auditor {
     }
 
     /// Enters an answer that is no acknowledgement: it must be one after which the sender may come again.
-    fn turned_away(&self, answer: &Answer) {
+    fn turned_away(&self, sender: &str, answer: &Answer) {
+        self.told.lock().unwrap().insert(sender.to_owned());
         let errors = answer.body["items"].as_array();
         let errors = errors.map_or_else(
             || vec![&answer.body],
@@ -96,6 +150,11 @@ impl Auditor {
             .collect()
     }
 
+    /// Calls that were told that nothing was stored, and were not repeated.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped.lock().unwrap().len()
+    }
+
     /// Waits for acknowledgements, as long as they keep coming.
     pub(crate) async fn until_count(&self, goal: usize) {
         let (mut last, mut since) = (self.count(), Instant::now());
@@ -135,7 +194,13 @@ impl Auditor {
             .insert(key.into(), fresh.clone())
         {
             Some(before) => assert_eq!(before, fresh, "{key} was answered in two ways"),
-            None => _ = self.count.fetch_add(1, Ordering::Relaxed),
+            None => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                let mut pace = self.pace.lock().unwrap();
+                let gap = pace.last.replace(Instant::now());
+                let gap = gap.map_or(Duration::ZERO, |it| it.elapsed());
+                pace.longest_gap = pace.longest_gap.max(gap);
+            }
         }
     }
 
@@ -173,6 +238,9 @@ impl Auditor {
             assert_eq!(cursor_of(entry), promise.cursor, "the place of {key}");
         }
         assert_eq!(created.len(), stored.len(), "one message.created a message");
+        for key in &*self.dropped.lock().unwrap() {
+            assert!(!stored.contains_key(key), "{key} was refused and is there");
+        }
         for (place, promise) in acknowledged
             .values()
             .enumerate()
@@ -308,11 +376,14 @@ impl Sender {
                 .call("POST", &device.path("/messages"))
                 .once(&key)
                 .json(&body);
-            if let Ok(answer) = call.attempt().await {
+            let begun = Instant::now();
+            let answer = call.attempt().await;
+            self.auditor.attempted(begun, &answer);
+            if let Ok(answer) = answer {
                 if answer.status == 202 {
                     return self.auditor.acknowledge(&key, &answer.body);
                 }
-                self.auditor.turned_away(&answer);
+                self.auditor.turned_away(&self.name, &answer);
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -337,7 +408,10 @@ impl Sender {
                 .client
                 .call("POST", &device.path("/messages/batch"))
                 .json(&body);
-            if let Ok(answer) = call.attempt().await {
+            let begun = Instant::now();
+            let answer = call.attempt().await;
+            self.auditor.attempted(begun, &answer);
+            if let Ok(answer) = answer {
                 let items = answer.body["items"].as_array().cloned().unwrap_or_default();
                 let is_whole = answer.status == 202 && items.iter().all(|it| it["ok"].is_object());
                 if is_whole {
@@ -349,7 +423,7 @@ impl Sender {
                         .zip(&items)
                         .for_each(|(key, it)| self.auditor.acknowledge(key, &it["ok"]));
                 }
-                self.auditor.turned_away(&answer);
+                self.auditor.turned_away(&self.name, &answer);
                 was_refused = true;
             }
             sleep(Duration::from_millis(5)).await;
@@ -372,6 +446,48 @@ impl Sender {
             self.dice.below(self.bytes_max + 1)
         };
         self.auditor.body(key, &to, bytes)
+    }
+}
+
+/// Sends messages one after the other and takes each answer as the last one: what was refused is never asked again. No
+/// idempotency key makes one of two.
+pub(crate) struct Passerby {
+    pub(crate) name: String,
+    pub(crate) device: Device,
+    pub(crate) auditor: Arc<Auditor>,
+}
+
+impl Passerby {
+    /// Goes on until the auditor ends the run.
+    pub(crate) async fn run(self) {
+        let Self {
+            name,
+            device,
+            auditor,
+        } = self;
+        for round in 0.. {
+            if auditor.is_over() {
+                return;
+            }
+            let key = format!("{name}-{round}");
+            let body = auditor.body(&key, &phone(round % 5), 0);
+            let call = device.client.call("POST", &device.path("/messages"));
+            let begun = Instant::now();
+            let answer = call.json(&body).attempt().await;
+            auditor.attempted(begun, &answer);
+            let Ok(answer) = answer else {
+                continue;
+            };
+            if answer.status == 202 {
+                auditor.acknowledge(&key, &answer.body);
+                continue;
+            }
+            auditor.turned_away(&name, &answer);
+            if answer.status == 503 {
+                auditor.dropped.lock().unwrap().insert(key);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 

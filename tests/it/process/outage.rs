@@ -10,25 +10,37 @@ use tempfile::{TempDir, tempdir};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::auditor::{Auditor, Sender};
+use super::auditor::{Auditor, Pace, Passerby, Sender};
 use super::binary::Binary;
 use super::kill::until_settled;
 use crate::house::{
-    Case, Client, Cluster, Device, Dice, Proxy, cases, cql_settings, cursor_of, read_log, say, seed,
+    Case, Client, Cluster, Device, Dice, Proxy, cases, cql_settings, cursor_of, phone, read_log,
+    say, seed, text, until, walk,
 };
 
 const SENDERS: usize = 32;
+/// Those who never repeat a call, on a tenant of their own.
+const PASSERSBY: usize = 4;
 /// Acknowledgements that show that all is well.
 const WELL: usize = 300;
 /// How soon a gateway accepts again once its servers answer.
 const RECOVERY_MAX: Duration = Duration::from_secs(10);
-/// Far longer than calls may take, and far shorter than the trouble would last if nobody ended it.
-const ANSWERS_MAX: Duration = Duration::from_secs(90);
+/// No call waits longer: ten seconds are its own deadline, and twenty are far less than the trouble lasts when nobody
+/// ends it.
+const CALL_MAX: Duration = Duration::from_secs(20);
+/// How soon all are turned away.
+const NOTICED_MAX: Duration = Duration::from_secs(30);
 /// What the process may grow by while it cannot store anything.
 const GROWTH_MAX: usize = 32 * 1_024 * 1_024;
 
 /// How long a server is frozen, at least.
 const FROZEN: Duration = Duration::from_secs(8);
+/// How long there is no server at all, at least: memory that grows with the calls would show.
+const GONE: Duration = Duration::from_secs(25);
+/// How long one of three servers stands still. It is longer than any timeout or lease.
+const ONE_FROZEN: Duration = Duration::from_secs(20);
+/// Of so many calls one may be turned away while one of three servers goes.
+const TURNED_AWAY_SHARE: usize = 20;
 
 /// A gateway on servers that trouble will come over, with senders that never stop and a reader that follows them.
 struct Scene {
@@ -37,6 +49,10 @@ struct Scene {
     devices: Vec<Device>,
     auditor: Arc<Auditor>,
     senders: JoinSet<()>,
+    /// The tenant of those who never repeat a call, and their books.
+    street: Client,
+    corner: Device,
+    passing: Arc<Auditor>,
     reader: JoinSet<Vec<Value>>,
     /// The head before the trouble.
     cursor: String,
@@ -64,9 +80,22 @@ impl Scene {
             };
             senders.spawn(sender.run());
         }
+        let street = gateway.tenant().await;
+        let corner = street.device("corner").await;
+        let passing = Arc::new(Auditor::default());
+        for index in 0..PASSERSBY {
+            let passerby = Passerby {
+                name: format!("p{index}"),
+                device: corner.clone(),
+                auditor: Arc::clone(&passing),
+            };
+            senders.spawn(passerby.run());
+        }
         let mut reader = JoinSet::new();
         reader.spawn(follow(client.clone(), Arc::clone(&auditor)));
         auditor.until_count(WELL).await;
+        passing.until_count(PASSERSBY).await;
+        auditor.pace();
         Self {
             cursor: client.head().await,
             gateway,
@@ -74,6 +103,9 @@ impl Scene {
             devices,
             auditor,
             senders,
+            street,
+            corner,
+            passing,
             reader,
             _folder: folder,
         }
@@ -84,26 +116,54 @@ impl Scene {
         self.auditor.until_count(self.auditor.count() + count).await;
     }
 
-    /// Every sender is told that it has to come again, while nothing can be stored.
-    async fn turns_away(&self) {
+    /// Every sender is told that it has to come again, while nothing can be stored; for so long at least.
+    async fn turns_away(&self, at_least: Duration) {
         let (begun, before) = (Instant::now(), self.gateway.memory());
-        let told = || self.auditor.refused() + self.auditor.unknown();
-        let all = told() + SENDERS;
+        let (auditor, passing) = (&*self.auditor, &*self.passing);
+        auditor.forget_told();
+        passing.forget_told();
         let nobody = self.client.anonymous();
         // While it is not yet noticed, calls may be turned away because many wait.
-        while told() < all || nobody.get("/health/ready").await.status != 503 {
-            assert!(begun.elapsed() < ANSWERS_MAX, "calls wait for the servers");
+        while auditor.told() + passing.told() < SENDERS + PASSERSBY
+            || nobody.get("/health/ready").await.status != 503
+        {
+            assert!(begun.elapsed() < NOTICED_MAX, "calls wait for the servers");
             sleep(Duration::from_millis(20)).await;
         }
+        let noticed = begun.elapsed();
+        sleep(at_least.saturating_sub(noticed)).await;
         nobody.get("/health/live").await.expect(200);
         let after = self.gateway.memory();
         assert!(after < before + GROWTH_MAX, "grew from {before} to {after}");
         say(&format!(
-            "turned away {} and {} with an unknown outcome within {:?}, memory {before} to {after}",
-            self.auditor.refused(),
-            self.auditor.unknown(),
+            "all turned away within {noticed:?}; {} and {} told so, {} and {} of an unknown outcome; memory {before} to {after} \
+             within {:?}",
+            auditor.refused(),
+            passing.refused(),
+            auditor.unknown(),
+            passing.unknown(),
             begun.elapsed()
         ));
+    }
+
+    /// One of three servers is in trouble: all goes on.
+    async fn hardly_notices(&self, trouble: &str, during: impl Future<Output = ()>) {
+        let (told, count) = (self.told(), self.auditor.count());
+        self.auditor.pace();
+        during.await;
+        self.goes_on(WELL).await;
+        let Pace { longest_gap, .. } = self.auditor.pace();
+        let (told, count) = (self.told() - told, self.auditor.count() - count);
+        say(&format!(
+            "{trouble}: {told} turned away, {count} taken, never {longest_gap:?} without one"
+        ));
+        assert!(longest_gap < RECOVERY_MAX, "{trouble}: {longest_gap:?}");
+        assert!(told * TURNED_AWAY_SHARE < count, "{trouble}: {told}");
+    }
+
+    /// Calls that were turned away.
+    fn told(&self) -> usize {
+        self.auditor.refused() + self.auditor.unknown()
     }
 
     /// The servers answer again; so does the gateway, in time.
@@ -114,15 +174,26 @@ impl Scene {
         say(&format!("accepted again after {took:?}"));
         assert!(took < RECOVERY_MAX, "accepted again only after {took:?}");
         self.goes_on(WELL).await;
+        let longest = self.auditor.pace().longest_call;
+        let longest = longest.max(self.passing.pace().longest_call);
+        say(&format!("no call took longer than {longest:?}"));
+        assert!(longest < CALL_MAX, "a call took {longest:?}");
     }
 
     /// Everything is read back, by the one who stayed and by one who comes again.
     async fn close(mut self) {
         self.auditor.end();
+        self.passing.end();
         // A sender that found something wrong has panicked: that fails the test here.
         self.senders.join_all().await;
         until_settled(&self.client, &self.devices).await;
         self.auditor.audit(&self.client, &self.devices).await;
+        let corner = [self.corner.clone()];
+        until_settled(&self.street, &corner).await;
+        self.passing.audit(&self.street, &corner).await;
+        for books in [&self.auditor, &self.passing] {
+            assert_eq!(books.unanswered(), 0, "calls without an answer");
+        }
         let log = read_log(&self.client, "oldest").await;
         let followed = self.reader.join_all().await.concat();
         assert!(WELL < followed.len());
@@ -134,7 +205,12 @@ impl Scene {
             assert_eq!(socket.event().await, *entry);
         }
         socket.close().await;
-        say(&format!("{} acknowledged", self.auditor.count()));
+        say(&format!(
+            "{} acknowledged; of those who never repeat a call {}, and {} refused, which are nowhere",
+            self.auditor.count(),
+            self.passing.count(),
+            self.passing.dropped()
+        ));
         assert!(self.gateway.terminate().await.success());
     }
 }
@@ -166,7 +242,7 @@ async fn a_server_that_is_killed_is_waited_for() {
     let wish = json!({"name": "unused", "scopes": ["events:read"]});
     let unused = scene.client.post("/v1/keys", wish).await.expect(201);
     cluster.kill(1).await;
-    scene.turns_away().await;
+    scene.turns_away(GONE).await;
     // Whether a credential is good is not known: that is no reason to call it bad.
     let mut socket = scene.client.anonymous().socket().await;
     let auth = json!({"op": "auth", "id": 1, "token": unused["secret"]});
@@ -182,31 +258,42 @@ async fn a_server_that_is_killed_is_waited_for() {
 async fn a_server_that_freezes_is_waited_for() {
     let cluster = Cluster::start(1).await;
     let scene = Scene::open("frozen", |data| cluster.settings(data)).await;
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("idle");
+    let mut idle = Binary::serve_on(&data, &cluster.settings(&data)).await;
+    let nobody = idle.tenant().await.anonymous();
     cluster.pause(1).await;
-    let frozen = sleep(FROZEN);
+    let frozen = Instant::now();
     // Calls end by their own deadline, not by the server's return.
-    scene.turns_away().await;
+    scene.turns_away(FROZEN).await;
     let read = scene.devices[0].get("/messages").await;
     read.problem(503, "unavailable");
-    frozen.await;
+    // One that has nothing to write notices too.
+    while nobody.get("/health/ready").await.status != 503 {
+        assert!(frozen.elapsed() < NOTICED_MAX, "nobody looks");
+        sleep(Duration::from_millis(20)).await;
+    }
     cluster.resume(1).await;
     scene.recovers().await;
+    let ready = async || nobody.get("/health/ready").await.status == 200;
+    until("the idle one is ready again", ready).await;
+    assert!(idle.terminate().await.success());
     scene.close().await;
 }
 
-async fn one_of_three_servers_may_go_and_come_back() {
+async fn one_of_three_servers_may_stand_still_or_go_and_come_back() {
     let cluster = Cluster::start(3).await;
     let scene = Scene::open("three", |data| cluster.settings(data)).await;
-    cluster.kill(2).await;
-    scene.goes_on(WELL).await;
-    cluster.start_one(2).await;
-    scene.goes_on(WELL).await;
-    // How many depends on how busy the machine is: three servers and the rest of the run share it.
-    let told = scene.auditor.refused() + scene.auditor.unknown();
-    say(&format!(
-        "{told} were turned away, {} taken",
-        scene.auditor.count()
-    ));
+    let frozen = async {
+        cluster.pause(2).await;
+        sleep(ONE_FROZEN).await;
+    };
+    scene.hardly_notices("frozen", frozen).await;
+    let thawed = cluster.resume(2);
+    scene.hardly_notices("thawed", thawed).await;
+    scene.hardly_notices("killed", cluster.kill(2)).await;
+    let back = cluster.start_one(2);
+    scene.hardly_notices("back", back).await;
     scene.close().await;
 }
 
@@ -219,10 +306,51 @@ async fn slow_answers_are_waited_for_and_too_slow_ones_are_not() {
     proxy.delay(Duration::from_millis(200));
     scene.goes_on(WELL / 3).await;
     proxy.delay(Duration::from_secs(5));
-    scene.turns_away().await;
+    scene.turns_away(Duration::ZERO).await;
     proxy.heal();
     scene.recovers().await;
     scene.close().await;
+}
+
+async fn what_was_written_without_a_word_is_of_unknown_outcome_and_there_once() {
+    let cluster = Cluster::start(1).await;
+    let server: SocketAddr = cluster.contact_points()[0].parse().unwrap();
+    let proxy = Proxy::open((server.ip(), 0).into(), server).await;
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let points = [proxy.address().to_string()];
+    let mut gateway = Binary::serve_on(&data, &cql_settings(&data, &points, 1)).await;
+    let client = gateway.tenant().await;
+    let device = client.device("one").await;
+    let send = async |key: &str| {
+        let body = json!({"to": phone(0), "content": text(key), "metadata": {"key": key}});
+        device.post("/messages", body).await
+    };
+    send("before").await.expect(202);
+    until_settled(&client, std::slice::from_ref(&device)).await;
+    proxy.withhold_answers();
+    let begun = Instant::now();
+    send("within").await.problem(504, "outcome_unknown");
+    assert!(begun.elapsed() < CALL_MAX);
+    // By now it is known that nothing can be written.
+    let refused = send("behind").await;
+    assert!(refused.header("retry-after").is_some());
+    refused.problem(503, "unavailable");
+    proxy.heal();
+    let accepted = async || send("after").await.status == 202;
+    until("the gateway accepts again", accepted).await;
+    until_settled(&client, std::slice::from_ref(&device)).await;
+    let there = walk(&client, &device.path("/messages?direction=out&limit=200")).await;
+    let mut keys: Vec<_> = there
+        .iter()
+        .map(|it| it["metadata"]["key"].as_str())
+        .collect();
+    keys.sort();
+    assert_eq!(keys, [Some("after"), Some("before"), Some("within")]);
+    let log = read_log(&client, "oldest").await;
+    let created = log.iter().filter(|it| it["type"] == "message.created");
+    assert_eq!(created.count(), 3);
+    assert!(gateway.terminate().await.success());
 }
 
 pub(crate) const CASES: &[Case] = cases![
@@ -230,10 +358,13 @@ pub(crate) const CASES: &[Case] = cases![
         .threaded()
         .own_servers(),
     a_server_that_freezes_is_waited_for.threaded().own_servers(),
-    one_of_three_servers_may_go_and_come_back
+    one_of_three_servers_may_stand_still_or_go_and_come_back
         .threaded()
         .own_servers(),
     slow_answers_are_waited_for_and_too_slow_ones_are_not
+        .threaded()
+        .own_servers(),
+    what_was_written_without_a_word_is_of_unknown_outcome_and_there_once
         .threaded()
         .own_servers(),
 ];
