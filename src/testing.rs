@@ -66,6 +66,11 @@ pub const CQL: &[&[Inside]] = &[
     transfer::tests::CQL_CASES,
 ];
 
+/// Runs a statement on the servers of this run.
+pub async fn on_servers(statement: &str) {
+    cql::tests::run(statement).await;
+}
+
 struct Folder(TempDir);
 
 impl Opener for Folder {

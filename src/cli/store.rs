@@ -132,15 +132,20 @@ fn failed(error: &TransferError) -> Failure {
     }
 }
 
+/// A bar where it is known how many records there are, and a count where it is not.
+const BAR: &str = "{msg:>6} {wide_bar} {human_pos}/{human_len} {eta}";
+const COUNT: &str = "{msg:>6} {spinner} {human_pos} records, {per_sec}, {elapsed}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 /// A bar on stderr, where that is a terminal and people read.
 fn bar(json: bool) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }
-    let style = "{msg:>6} {wide_bar} {human_pos}/{human_len} {eta}";
-    let style =
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::no_length().with_style(style)
+    ProgressBar::no_length().with_style(style(BAR))
 }
 
 fn show(bar: &ProgressBar, phase: Phase, records: u64, about: u64) {
@@ -151,9 +156,10 @@ fn show(bar: &ProgressBar, phase: Phase, records: u64, about: u64) {
     };
     if bar.message() != word {
         bar.reset();
+        bar.set_style(style(if about == 0 { COUNT } else { BAR }));
         bar.set_message(word);
     }
-    // How many there are is not always known, and never exactly.
+    // What is counted is never exact.
     bar.set_length(about.max(records));
     bar.set_position(records);
 }

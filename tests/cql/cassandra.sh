@@ -20,8 +20,10 @@ start_native_transport: true
 native_transport_port: $PORT
 native_transport_max_threads: 32
 
-$([[ $TLS == 1 ]] && printf '%s\n' 'client_encryption_options:' '  enabled: true' '  optional: true' \
-    "  keystore: $1/keystore" "  keystore_password: $STOREPASS" '  require_client_auth: false')
+$([[ $TLS != 0 ]] && printf '%s\n' 'client_encryption_options:' '  enabled: true' '  optional: true' \
+    "  keystore: $1/keystore" "  keystore_password: $STOREPASS")
+$([[ $TLS == mutual ]] && printf '%s\n' '  require_client_auth: true' "  truststore: $1/truststore" \
+    "  truststore_password: $STOREPASS")
 
 authenticator: $([[ $LOGIN == 1 ]] && echo PasswordAuthenticator || echo AllowAllAuthenticator)
 authorizer: $([[ $LOGIN == 1 ]] && echo CassandraAuthorizer || echo AllowAllAuthorizer)

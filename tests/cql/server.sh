@@ -16,6 +16,7 @@
 #   BUHO_CQL_SYNC    batch: what is acknowledged is on the disk; periodic: it is within 10 s (periodic)
 #   BUHO_CQL_LOGIN   1: a user and a password are asked for, cassandra and cassandra at first
 #   BUHO_CQL_TLS     1: who wants may speak TLS; the certificate to trust is <run>/n1/certificate.pem, of each node its own
+#                    mutual: who speaks TLS proves himself by <run>/n1/client/certificate.pem and key.pem (needs openssl)
 #   BUHO_CQL_GUARD   stop all by itself when nobody has held a lock on <run>/users for so many seconds
 set -euo pipefail
 
@@ -49,14 +50,27 @@ java17() {
     die "Java 17 is not here: $NEEDS"
 }
 
+keytool() { echo "$(dirname "$(readlink -f "$(command -v "$(java17)")")")/keytool"; }
+
 # A key and a certificate for an address, signed with itself.
 certificate() {
     local dir=$1 address=$2 tool
     [[ ! -s $dir/keystore ]] || return 0
-    tool=$(dirname "$(readlink -f "$(command -v "$(java17)")")")/keytool
+    tool=$(keytool)
     "$tool" -genkeypair -alias node -keyalg EC -groupname secp256r1 -validity 3650 -dname "CN=$address" \
         -ext "san=ip:$address" -keystore "$dir/keystore" -storetype PKCS12 -storepass "$STOREPASS"
     "$tool" -exportcert -rfc -alias node -keystore "$dir/keystore" -storepass "$STOREPASS" >"$dir/certificate.pem"
+}
+
+# A certificate that the node in a folder takes, and its key.
+client() {
+    local dir=$1/client
+    [[ ! -s $1/truststore ]] || return 0
+    mkdir -p "$dir"
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=client \
+        -keyout "$dir/key.pem" -out "$dir/certificate.pem"
+    "$(keytool)" -importcert -noprompt -alias client -file "$dir/certificate.pem" \
+        -keystore "$1/truststore" -storetype PKCS12 -storepass "$STOREPASS"
 }
 
 install() {
@@ -134,7 +148,8 @@ start_one() {
     if ! process "$node" >/dev/null; then
         java=$(java17)
         mkdir -p "$dir"
-        [[ $TLS != 1 ]] || certificate "$dir" "$NET.$node" 2>>"$dir/log"
+        [[ $TLS == 0 ]] || certificate "$dir" "$NET.$node" 2>>"$dir/log"
+        [[ $TLS != mutual ]] || client "$dir" 2>>"$dir/log"
         [[ $(<"$RUN/total") == 3 ]] && seeds="$NET.1:7000,$NET.2:7000,$NET.3:7000" || seeds="$NET.1:7000"
         configuration "$dir" "$NET.$node" "${TOKENS[node - 1]}" "$seeds" >"$dir/cassandra.yaml"
         jamm=$(compgen -G "$CACHE/lib/jamm-*.jar")

@@ -36,6 +36,7 @@ mod ws;
 
 use std::process::ExitCode;
 use std::thread;
+use std::time::Instant;
 
 use gateway::testing::{self, Inside};
 use libtest_mimic::{Arguments, run};
@@ -85,10 +86,12 @@ fn main() -> ExitCode {
     // Most of the time a case waits: for a disk, a server, or the clock.
     let cores = thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(2 * cores);
-    let mut trials = Vec::new();
     let mut absences = Vec::new();
+    let mut has_failed = false;
+    // One store after the other, so that each has its figures.
     for store in Store::ALL {
         let suites = SUITES.iter().copied().flatten().copied().flatten().copied();
+        let mut trials = Vec::new();
         for case in suites.chain(inside(store)) {
             let Some(trial) = case.trial(store) else {
                 continue;
@@ -100,8 +103,19 @@ fn main() -> ExitCode {
             let line = absence.map(|it| format!("cases on `{store}` were ignored: {it}"));
             absences.extend(line.filter(|it| !absences.contains(it)));
         }
+        let begun = Instant::now();
+        let done = run(&arguments, trials);
+        has_failed |= done.has_failed();
+        if !arguments.list {
+            let passed = done.num_passed;
+            let took = begun.elapsed().as_secs();
+            say(&format!("`{store}`: {passed} cases passed in {took} s"));
+        }
     }
-    let conclusion = run(&arguments, trials);
     absences.iter().for_each(|line| say(line));
-    conclusion.exit_code()
+    if has_failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

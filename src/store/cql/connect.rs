@@ -130,6 +130,6 @@ fn tls(cql: &Cql) -> Result<Option<Arc<rustls::ClientConfig>>, OpenError> {
     let key = PrivateKeyDer::from_pem_file(&cql.tls_key_file)
         .map_err(|error| unreadable(&cql.tls_key_file, error))?;
     let own = builder.with_client_auth_cert(certificates(&cql.tls_cert_file)?, key);
-    let own = own.map_err(|error| unreadable(&cql.tls_cert_file, error))?;
+    let own = own.map_err(|error| unreadable(&cql.tls_key_file, error))?;
     Ok(Some(Arc::new(own)))
 }

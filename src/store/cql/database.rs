@@ -474,3 +474,57 @@ fn broken(look: Look, error: impl std::error::Error + Send + Sync + 'static) -> 
         source: Box::new(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Changes of some partitions, of any size, numbered in their order.
+    fn changes(count: u8, weight: impl Fn(u8) -> usize) -> Vec<Change> {
+        let change = |number: u8| {
+            let partition = Cell::id([number % 3; 16]);
+            let body = Cell::blob(vec![number; weight(number)]);
+            let cells = vec![partition, Cell::id([number; 16]), body];
+            Change::new(Kind::PutDevice, cells)
+        };
+        (0..count).map(change).collect()
+    }
+
+    #[test]
+    fn a_batch_is_of_one_partition_and_not_too_large() {
+        let all = changes(200, |number| usize::from(number) * 97 % 9_000);
+        let batches = batches(all.clone());
+        assert!(batches.len() < all.len());
+        for batch in &batches {
+            let partition = batch[0].partition();
+            assert!(batch.iter().all(|it| it.partition() == partition));
+            let bytes: usize = batch.iter().map(Change::weight).sum();
+            assert!(bytes <= BATCH_BYTES_MAX, "{bytes}");
+        }
+        let of = |changes: &[Change], partition: u8| -> Vec<Vec<Cell>> {
+            let key = [Cell::id([partition; 16])];
+            let same = changes.iter().filter(|it| it.partition().1 == key);
+            same.map(Change::values).collect()
+        };
+        for partition in 0..3 {
+            let wanted = of(&all, partition);
+            assert_eq!(of(&batches.concat(), partition), wanted, "in their order");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_for_a_batch_goes_alone() {
+        let all = changes(6, |number| if number == 3 { 100_000 } else { 10 });
+        let batches = batches(all);
+        let alone = batches.iter().find(|it| BATCH_BYTES_MAX < it[0].weight());
+        assert_eq!(alone.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_batch_has_so_many_changes_at_most() {
+        let all: Vec<Change> = (0..5).flat_map(|_| changes(255, |_| 1)).collect();
+        for batch in batches(all) {
+            assert!(batch.len() <= BATCH_CHANGES_MAX);
+        }
+    }
+}

@@ -162,3 +162,35 @@ pub(super) async fn read_changes(
         Err(DAMAGED)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actors::model::TenantId;
+
+    use super::*;
+
+    #[test]
+    fn a_commit_of_any_size_is_in_its_journal_by_small_batches_of_one_partition() {
+        let tenant = Cell::id([7; 16]);
+        let mut ledger = Ledger::new(TenantId::generate());
+        ledger.committed = DROP_EVERY;
+        let most = BATCH_BYTES_MAX;
+        for size in [0, 1, most - 100, most - 1, most, most + 1, 5 * most] {
+            let cells = vec![Cell::text("c"), tenant.clone(), Cell::blob(vec![1; size])];
+            let change = Change::new(Kind::PutTenant, cells);
+            let mut bytes = Vec::new();
+            change.encode(&mut bytes);
+            let Written { parts, mark } = encode(&tenant, &ledger, 3, &[change], |_| 1_000);
+            assert_eq!(parts.len() + 1, bytes.len().div_ceil(most), "{size}");
+            let kinds: Vec<Kind> = mark.iter().map(|it| it.kind).collect();
+            assert_eq!(kinds, [Kind::PutPart, Kind::PutMark, Kind::DropCommits]);
+            let bytes: usize = mark.iter().map(Change::weight).sum();
+            assert!(bytes < 40 << 10, "{size}: {bytes}");
+            let all = || parts.iter().chain(&mark);
+            assert!(all().all(|it| it.weight() < 40 << 10));
+            assert!(all().all(|it| it.partition() == ("journal", &[tenant.clone()][..])));
+            let stamps: Vec<i64> = all().map(|it| it.stamp).collect();
+            assert!((1_000..).zip(&stamps).all(|(wanted, it)| wanted == *it));
+        }
+    }
+}

@@ -136,14 +136,14 @@ fn digest() -> String {
 
 /// What the servers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Servers {
+pub(super) enum Servers {
     Cassandra,
     Scylla,
 }
 
 impl Servers {
     /// Only those of ScyllaDB tell the driver how they share their rows among processors.
-    fn behind(session: &Session) -> Self {
+    pub(super) fn behind(session: &Session) -> Self {
         let state = session.get_cluster_state();
         let is_scylla = state
             .get_nodes_info()
@@ -157,7 +157,7 @@ impl Servers {
     }
 }
 
-fn create_keyspace(cql: &Cql, servers: Servers) -> String {
+pub(super) fn create_keyspace(cql: &Cql, servers: Servers) -> String {
     let copies = match &cql.replication {
         Replication::Everywhere(factor) => format!("'replication_factor': {factor}"),
         Replication::Datacenters(datacenters) => datacenters
@@ -432,6 +432,24 @@ mod tests {
         assert_eq!(tables, statements().len());
         for word in ["INDEX", "MATERIALIZED", "counter", "ALLOW FILTERING"] {
             assert!(!statements().concat().contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn rows_that_age_lie_in_windows_of_time() {
+        let aging = |it: &&String| it.contains("'TimeWindowCompactionStrategy'");
+        let in_windows: Vec<String> = statements().iter().filter(aging).cloned().collect();
+        let of_ttl: Vec<&str> = Kind::ALL
+            .iter()
+            .map(|it| it.cql())
+            .filter(|it| it.contains("USING TTL"))
+            .map(|it| it.split(' ').nth(2).unwrap())
+            .collect();
+        assert_eq!(of_ttl, ["event_log", "idempotency"]);
+        assert_eq!(in_windows.len(), of_ttl.len());
+        for (table, made) in of_ttl.iter().zip(in_windows) {
+            let start = format!("CREATE TABLE IF NOT EXISTS {table} (");
+            assert!(made.starts_with(&start), "{made}");
         }
     }
 }

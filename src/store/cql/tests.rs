@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use actors::model::{
     DeviceId, Jid, MessageId, MessageState, Removal, Status, Tenant, TenantId, TenantLimits,
+    Timestamp,
 };
 use actors::ports::{
-    Clock, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order, Write,
-    Writer as _, commit,
+    Clock, Directory as _, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order,
+    StoreError, Write, Writer as _, commit,
 };
 use futures_util::future::join_all;
 
@@ -25,11 +26,12 @@ use super::job::Encoded;
 use super::look::Look;
 use super::plan::Plan;
 use super::queue::Queued;
-use super::schema::{self, SchemaError, SchemaFound};
+use super::schema::{self, SchemaError, SchemaFound, Servers as ServersFound};
 use super::{CqlOptions, CqlStore, OpenError, connect, journal};
 use crate::config::Config;
 use crate::store::contract::{
-    ManualClock, Opener, committed, device_record, entry, jid, message, store_contract,
+    ManualClock, Opener, answer, claim, committed, device_record, entry, jid, message,
+    store_contract,
 };
 use crate::testing::{Inside, inside, server};
 
@@ -48,6 +50,8 @@ pub(crate) const CASES: &[Inside] = inside![
     a_schema_is_applied_once_and_another_is_left_alone,
     gateways_that_start_at_once_make_one_schema,
     rows_of_a_removed_device_are_erased,
+    rows_that_age_go_by_themselves,
+    calls_wait_for_a_place_among_those_under_way,
     a_page_in_the_middle_costs_what_the_first_costs.of_minutes(),
 ];
 
@@ -64,6 +68,12 @@ pub(in crate::store) fn options() -> CqlOptions {
     config.commit_time_max_ms = 30_000;
     config.lease_ms = 20_000;
     CqlOptions::new(config)
+}
+
+/// Runs a statement on the servers to test on.
+pub(crate) async fn run(statement: &str) {
+    let session = connect::connect(&options().cql).await.unwrap();
+    session.query_unpaged(statement, ()).await.unwrap();
 }
 
 impl Servers {
@@ -254,10 +264,8 @@ async fn a_schema_is_applied_once_and_another_is_left_alone() {
     assert_eq!(schema::check(&cql).await.unwrap(), SchemaFound::Absent);
     let define = async |statement: String| session.query_unpaged(statement, ()).await.unwrap();
     let keyspace = &cql.keyspace;
-    define(format!(
-        "CREATE KEYSPACE {keyspace} WITH replication = {{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}}"
-    ))
-    .await;
+    let servers = ServersFound::behind(&session);
+    define(schema::create_keyspace(&cql, servers)).await;
     define(format!(
         "CREATE TABLE {keyspace}.theirs (id int PRIMARY KEY)"
     ))
@@ -323,6 +331,61 @@ async fn rows_of_a_removed_device_are_erased() {
         assert!(Instant::now() < patience, "the erasure does not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    store.close().await;
+}
+
+async fn rows_that_age_go_by_themselves() {
+    let (house, store) = House::new().await;
+    let now = house.clock.now();
+    let until = Timestamp::from_millis(now.as_millis() + 3_600_000);
+    let kept = Some((claim("aging", 1, until), answer("{}")));
+    let entries = vec![entry(now, "{}")];
+    committed(commit(&*store, house.tenant, vec![], entries, kept).await);
+    let slot = store.existing(house.tenant).unwrap();
+    let session = &store.shared.db.link().session;
+    let left = async |what: &str, key: Vec<Cell>| {
+        let keyspace = &store.shared.keyspace;
+        let cql = format!("SELECT TTL(body) FROM {keyspace}.{what}");
+        let look = session.prepare(cql).await.unwrap();
+        let rows = session.execute_unpaged(&look, key).await.unwrap();
+        let rows = rows.into_rows_result().unwrap();
+        rows.first_row::<(Option<i32>,)>().unwrap().0.unwrap()
+    };
+    let seq = Cell::count(1);
+    let key = vec![slot.key(), Cell::count(0), seq];
+    let entry = left("event_log WHERE tenant = ? AND bucket = ? AND seq = ?", key).await;
+    let day = 24 * 3_600;
+    // As long as the log is kept, and a day.
+    assert!((7 * day..=8 * day).contains(&entry), "{entry}");
+    let operation = Cell::text(claim("aging", 1, until).operation);
+    let key = vec![slot.key(), operation, Cell::text("aging")];
+    let kept = "idempotency WHERE tenant = ? AND operation = ? AND key = ?";
+    let kept = left(kept, key).await;
+    assert!((3_000..=day * 2).contains(&kept), "{kept}");
+    store.close().await;
+}
+
+async fn calls_wait_for_a_place_among_those_under_way() {
+    let (mut house, store) = House::new().await;
+    store.close().await;
+    house.servers.options.cql.concurrency = 2;
+    house.servers.options.cql.request_time_max_ms = 1_000;
+    let store = house.open().await;
+    let read = async || store.devices(house.tenant).await;
+    let db = &store.shared.db;
+    let first = db.permit().await;
+    assert_eq!(read().await.unwrap().len(), 1);
+    let second = db.permit().await;
+    // A read gives up when its time is over, and a commit when its own is.
+    assert!(matches!(read().await, Err(StoreError::Away)));
+    let (_, write) = house.say(&jid("51999888777"));
+    let write = commit(&*store, house.tenant, vec![write], vec![], None);
+    let mut write = Box::pin(write);
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut write).await;
+    assert!(early.is_err());
+    drop((first, second));
+    committed(write.await);
+    assert_eq!(read().await.unwrap().len(), 1);
     store.close().await;
 }
 

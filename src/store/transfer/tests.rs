@@ -18,6 +18,7 @@ use actors::model::{
 use actors::model::{MessageState, Status};
 use actors::ports::{Clock, Directory as _, History as _, LogReader as _, Store, Write, commit};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use sha2::Digest as _;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -37,12 +38,16 @@ use crate::testing::{Inside, inside};
 
 mod resume;
 
-use resume::a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted;
+use resume::{
+    a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted,
+    a_copy_to_servers_that_does_not_arrive_as_sent_is_found_out,
+};
 
 /// What is run on servers.
 pub(crate) const CQL_CASES: &[Inside] = inside![
     a_store_goes_to_servers_and_comes_back,
     a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted,
+    a_copy_to_servers_that_does_not_arrive_as_sent_is_found_out,
 ];
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_700_000);
@@ -278,6 +283,33 @@ async fn what_is_copied_reads_the_same() {
         assert_eq!(next, Cursor { epoch: 100, seq: 6 });
     }
     actors::ports::Writer::close(&*store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_tells_how_far_it_came() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    filled(from.path()).await;
+    let (source, destination) = (offline(from.path()), offline(to.path()));
+    let told = Mutex::new(Vec::new());
+    let progress = |phase, records, about| told.lock().push((phase, records, about));
+    let copy = Copy {
+        progress: &progress,
+        ..copying(&source, &destination)
+    };
+    let all = copy.run(NOW).await.unwrap().records();
+    let told = told.lock();
+    for phase in [Phase::Write, Phase::Verify] {
+        let of_phase = told.iter().filter(|it| it.0 == phase);
+        let records: Vec<u64> = of_phase.clone().map(|it| it.1).collect();
+        assert!(records.is_sorted());
+        assert_eq!(records.last(), Some(&all), "{phase:?}");
+        assert!(of_phase.clone().all(|it| 0 < it.2), "{phase:?}");
+    }
+    assert!(
+        told.iter()
+            .filter(|it| it.0 == Phase::Verify)
+            .all(|it| it.2 == all)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

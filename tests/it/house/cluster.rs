@@ -57,6 +57,12 @@ impl Cluster {
         self.folder.path().join("cql/n1/certificate.pem")
     }
 
+    /// What the first node wants to see of a client, where it asks: a certificate and its key.
+    pub(crate) fn client_identity(&self) -> [PathBuf; 2] {
+        let client = self.folder.path().join("cql/n1/client");
+        ["certificate.pem", "key.pem"].map(|it| client.join(it))
+    }
+
     /// Where the nodes listen, the first one first.
     pub(crate) fn contact_points(&self) -> Vec<String> {
         self.lease.contact_points(self.nodes)

@@ -309,6 +309,19 @@ async fn a_store_goes_to_servers_and_back_with_all_it_has() {
     assert!(gateway.terminate().await.success());
 }
 
+async fn a_gateway_on_servers_names_their_own_snapshots() {
+    let places = Places::new();
+    let (data, to) = (places.at("data"), places.at("backup"));
+    let mut gateway = Binary::serve(&data).await;
+    let config = data.with_extension("toml");
+    let words = ["backup", text_of(&to), "--config", text_of(&config)];
+    let (code, _, said) = store(&words).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("nodetool snapshot"), "{said}");
+    assert!(!to.exists());
+    assert!(gateway.terminate().await.success());
+}
+
 pub(crate) const CASES: &[Case] = cases![
     a_backup_under_traffic_is_restored_with_all_that_was_acknowledged_before
         .threaded()
@@ -317,5 +330,6 @@ pub(crate) const CASES: &[Case] = cases![
     a_compacted_store_is_smaller_and_has_all_that_counts.embedded(),
     a_backup_needs_a_gateway_and_a_copy_needs_none.embedded(),
     a_copy_that_was_killed_goes_on_and_is_not_served_before.embedded(),
+    a_gateway_on_servers_names_their_own_snapshots.cql(),
     a_store_goes_to_servers_and_back_with_all_it_has.cql(),
 ];

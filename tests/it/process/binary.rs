@@ -161,9 +161,14 @@ impl Binary {
         self.secrets.lock().unwrap().push(secret);
     }
 
+    /// What it and those before it on this folder have said.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.data.with_extension("stderr")).unwrap_or_default()
+    }
+
     /// Its log holds no panic, and neither a secret nor a text nor a number in full.
     fn check_log(&self) {
-        let log = fs::read_to_string(self.data.with_extension("stderr")).unwrap_or_default();
+        let log = self.log();
         let mut words = self.secrets.lock().unwrap().clone();
         words.extend((0..10).map(phone));
         words.extend(["panicked at", "xxxxxxxx", "eyJ"].map(str::to_owned));

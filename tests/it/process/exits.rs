@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use gateway::testing::on_servers;
+use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use super::binary::{Binary, buho, run, serve_arguments};
-use crate::house::{Case, cases};
+use crate::house::{Case, Store, cases};
 
 async fn serve(data: &Path) -> (Option<i32>, String) {
     let arguments = serve_arguments(data);
@@ -114,10 +116,74 @@ async fn the_operators_socket_is_for_its_owner_alone_and_a_stale_one_blocks_noth
     }
 }
 
+/// A keyspace that is not this gateway's: every server has it.
+const FOREIGN: &str = "system_distributed";
+
+async fn the_tables_are_printed_made_once_and_checked() {
+    let folder = tempdir().unwrap();
+    let (data, config) = (folder.path().join("data"), folder.path().join("try.toml"));
+    let keyspace = format!("buho_test_exits_{}", std::process::id());
+    let settings = |keyspace: &str| {
+        let shared = Store::current().settings(&data);
+        let mine = format!("cql.keyspace = \"{keyspace}\"");
+        let lines = shared.lines().map(|line| {
+            if line.starts_with("cql.keyspace") {
+                &mine
+            } else {
+                line
+            }
+        });
+        fs::write(&config, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    };
+    let buho = async |words: &[&str]| {
+        run(buho(
+            &[words, &["--config", config.to_str().unwrap()]].concat(),
+        ))
+        .await
+    };
+    settings(&keyspace);
+    let (code, printed, _) = buho(&["schema", "print"]).await;
+    assert_eq!(code, Some(0));
+    let made = format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} ");
+    assert!(printed.starts_with(&made), "{printed}");
+    assert!(printed.contains("CREATE TABLE messages ("), "{printed}");
+    let (code, _, said) = buho(&["schema", "check"]).await;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("buho schema apply"), "{said}");
+    let (code, told, said) = buho(&["schema", "apply"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(told.contains("was applied"), "{told}");
+    let (code, told, _) = buho(&["schema", "apply", "--json"]).await;
+    assert_eq!(code, Some(0));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told, json!({"keyspace": keyspace, "changed": false}));
+    let (code, told, _) = buho(&["schema", "check"]).await;
+    assert_eq!(code, Some(0));
+    assert!(told.contains("is there"), "{told}");
+
+    on_servers(&format!(
+        "UPDATE {keyspace}.schema_state SET version = 99 WHERE id = 0"
+    ))
+    .await;
+    for words in [&["schema", "check"][..], &["schema", "apply"], &["serve"]] {
+        let (code, _, said) = buho(words).await;
+        assert_eq!(code, Some(3), "{words:?}: {said}");
+        assert!(said.contains("start the newer version again"), "{said}");
+    }
+    on_servers(&format!("DROP KEYSPACE {keyspace}")).await;
+    settings(FOREIGN);
+    for words in [&["schema", "check"][..], &["schema", "apply"], &["serve"]] {
+        let (code, _, said) = buho(words).await;
+        assert_eq!(code, Some(3), "{words:?}: {said}");
+        assert!(said.contains("set cql.keyspace to another one"), "{said}");
+    }
+}
+
 pub(crate) const CASES: &[Case] = cases![
     wrong_arguments_are_2.embedded(),
     an_unknown_word_in_the_configuration_is_2_and_names_the_nearest.embedded(),
     the_environment_is_taken_and_an_argument_wins,
+    the_tables_are_printed_made_once_and_checked.cql(),
     a_store_in_use_is_3_and_the_first_goes_on.embedded(),
     a_folder_that_is_a_file_is_3.embedded(),
     an_address_in_use_is_1.embedded(),

@@ -353,7 +353,26 @@ async fn what_was_written_without_a_word_is_of_unknown_outcome_and_there_once() 
     assert!(gateway.terminate().await.success());
 }
 
+/// Servers that say yes before they have written it down.
+const LAX: &[(&str, &str)] = &[("BUHO_CQL_SYNC", "periodic")];
+
+async fn a_start_says_where_something_acknowledged_may_be_lost() {
+    let (strict, lax) = (Cluster::start(1).await, Cluster::start_with(1, LAX).await);
+    for (cluster, is_lax) in [(strict, false), (lax, true)] {
+        let folder = tempdir().unwrap();
+        let data = folder.path().join("data");
+        let mut gateway = Binary::serve_on(&data, &cluster.settings(&data)).await;
+        let said = gateway.log();
+        assert_eq!(said.contains("may be lost"), is_lax, "{said}");
+        assert_eq!(said.contains("commitlog_sync"), is_lax, "{said}");
+        assert!(gateway.terminate().await.success());
+    }
+}
+
 pub(crate) const CASES: &[Case] = cases![
+    a_start_says_where_something_acknowledged_may_be_lost
+        .threaded()
+        .own_servers(),
     a_server_that_is_killed_is_waited_for
         .threaded()
         .own_servers(),

@@ -12,6 +12,7 @@ use crate::house::{Case, Cluster, cases, phone, text, until};
 /// A certificate that no server here has.
 const STRANGER: &str = include_str!("stranger.pem");
 const SECURED: &[(&str, &str)] = &[("BUHO_CQL_LOGIN", "1"), ("BUHO_CQL_TLS", "1")];
+const MUTUAL: &[(&str, &str)] = &[("BUHO_CQL_TLS", "mutual")];
 /// The server's first user, and its password.
 const USER: &str = "cassandra";
 
@@ -78,8 +79,34 @@ async fn a_login_and_a_certificate_are_asked_for_and_given() {
     assert!(said.contains("stranger.pem"), "{said}");
 }
 
+async fn a_server_may_ask_for_a_certificate_of_the_gateway_too() {
+    let cluster = Cluster::start_with(1, MUTUAL).await;
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let servers = cluster.settings(&data);
+    let server = cluster.certificate();
+    let nameless = format!("{servers}cql.tls_ca_file = {server:?}\n");
+    let config = folder.path().join("nameless.toml");
+    fs::write(&config, &nameless).unwrap();
+    let apply = ["schema", "apply", "--config", config.to_str().unwrap()];
+    let (code, _, said) = run(buho(&apply)).await;
+    assert_eq!(code, Some(3), "{said}");
+
+    let [certificate, key] = cluster.client_identity();
+    let named =
+        format!("{nameless}cql.tls_cert_file = {certificate:?}\ncql.tls_key_file = {key:?}\n");
+    let mut gateway = Binary::serve_on(&data, &named).await;
+    let device = gateway.tenant().await.device("one").await;
+    let body = json!({"to": phone(0), "content": text("to one who knows me")});
+    device.send_once("mutual", &body).await.expect(202);
+    assert!(gateway.terminate().await.success());
+}
+
 pub(crate) const CASES: &[Case] = cases![
     a_login_and_a_certificate_are_asked_for_and_given
         .threaded()
-        .own_servers()
+        .own_servers(),
+    a_server_may_ask_for_a_certificate_of_the_gateway_too
+        .threaded()
+        .own_servers(),
 ];

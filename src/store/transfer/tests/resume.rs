@@ -1,4 +1,4 @@
-//! A copy that was interrupted, and keys whose time runs out meanwhile.
+//! Copies that come to harm: interrupted ones, keys whose time runs out meanwhile, records that do not arrive as sent.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,10 +11,19 @@ use crate::store::rows;
 /// Answers that fill more than one chunk; all of them are forgotten before the copy goes on.
 const ANSWERS: usize = 2_500;
 
-/// An archive that takes so many chunks and then no more.
+/// An archive that does not do as it should.
 struct Faltering {
     archive: Arc<dyn Archive>,
-    takes: AtomicUsize,
+    fault: Fault,
+}
+
+enum Fault {
+    /// It takes so many chunks and then no more.
+    Stops(AtomicUsize),
+    /// It loses the values of connectors.
+    Loses,
+    /// It changes a byte of each value of a connector.
+    Alters,
 }
 
 #[async_trait]
@@ -28,14 +37,28 @@ impl Archive for Faltering {
         self.archive.export(as_of, from, out).await
     }
 
-    async fn import(&self, records: Vec<Record>) -> Result<(), StoreError> {
-        let takes = |left: usize| left.checked_sub(1);
-        let taken = self
-            .takes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, takes);
+    async fn import(&self, mut records: Vec<Record>) -> Result<(), StoreError> {
+        let mut taken = Ok(());
+        match &self.fault {
+            Fault::Stops(takes) => {
+                let less = |left: usize| left.checked_sub(1);
+                let left = takes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                taken = left.map(drop).map_err(|_| StoreError::Away);
+            }
+            Fault::Loses => records.retain(|it| !matches!(it, Record::Value { .. })),
+            Fault::Alters => {
+                for record in &mut records {
+                    if let Record::Value { row, .. } = record {
+                        let mut bytes = row.to_vec();
+                        bytes[0] ^= 1;
+                        *row = bytes.into();
+                    }
+                }
+            }
+        }
         // What is refused may have been written, as where the servers are gone before they answer.
         self.archive.import(records).await?;
-        taken.map(drop).map_err(|_| StoreError::Away)
+        taken
     }
 
     async fn version(&self) -> Result<String, StoreError> {
@@ -72,7 +95,7 @@ async fn interrupt(
     let archive = Arc::clone(destination) as Arc<dyn Archive>;
     let faltering = Arc::new(Faltering {
         archive,
-        takes: AtomicUsize::new(takes),
+        fault: Fault::Stops(AtomicUsize::new(takes)),
     });
     let failed = Box::pin(copying(source, &faltering).run(NOW)).await;
     let failed = failed.unwrap_err();
@@ -85,6 +108,26 @@ async fn interrupt(
     assert!(note["mark"].is_string(), "{note}");
     let tally: Tally = serde_json::from_value(note["tally"].clone()).unwrap();
     tally.records()
+}
+
+/// A copy into an archive that loses or changes records is found out, and is no store that may be used.
+async fn found_out(
+    source: &Arc<impl Archive + 'static>,
+    destination: Arc<dyn Archive>,
+    fault: Fault,
+) {
+    let archive = Arc::clone(&destination);
+    let faltering = Arc::new(Faltering { archive, fault });
+    let copied = Box::pin(copying(source, &faltering).run(NOW)).await;
+    let differs = copied.unwrap_err();
+    assert!(matches!(differs, TransferError::Differs(_)), "{differs}");
+    let said = differs.to_string();
+    assert!(
+        said.contains("values") && said.contains("must not be used"),
+        "{said}"
+    );
+    assert!(destination.note().await.unwrap().is_some());
+    destination.close().await;
 }
 
 /// A store with kept answers that are forgotten a second after `NOW`.
@@ -140,6 +183,31 @@ async fn a_copy_that_was_interrupted_long_ago_begins_again() {
     let next_day = later(24 * 3_600 * 1_000);
     let tally = copying(&source, &destination).run(next_day).await.unwrap();
     assert_eq!(tally.records(), 1, "nothing but the tenant counts any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_does_not_arrive_as_sent_is_found_out() {
+    let from = TempDir::new().unwrap();
+    filled(from.path()).await;
+    let source = offline(from.path());
+    for fault in [Fault::Loses, Fault::Alters] {
+        let to = TempDir::new().unwrap();
+        found_out(&source, offline(to.path()), fault).await;
+        assert!(matches!(open(to.path()), Err(OpenError::Unfinished { .. })));
+    }
+}
+
+pub(super) async fn a_copy_to_servers_that_does_not_arrive_as_sent_is_found_out() {
+    let from = TempDir::new().unwrap();
+    filled(from.path()).await;
+    let source = offline(from.path());
+    for fault in [Fault::Loses, Fault::Alters] {
+        let options = cql_tests::options();
+        let opened = Box::pin(CqlStore::open_unfinished(options.clone(), clock())).await;
+        found_out(&source, opened.unwrap(), fault).await;
+        let refused = Box::pin(CqlStore::open(options, clock())).await;
+        assert!(matches!(refused, Err(cql::OpenError::Unfinished { .. })));
+    }
 }
 
 pub(super) async fn a_copy_to_servers_and_one_back_go_on_where_they_were_interrupted() {
