@@ -8,6 +8,7 @@ use actors::ports::{Clock, StoreError};
 use fjall::compaction::filter::{
     CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
 };
+use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{
     Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _,
     Snapshot, UserValue,
@@ -90,7 +91,10 @@ impl Engine {
             .open()?;
         let table = |name| {
             db.keyspace(name, || {
-                KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX)
+                KeyspaceCreateOptions::default()
+                    .max_memtable_size(MEMTABLE_BYTES_MAX)
+                    .index_block_partitioning_policy(PartitioningPolicy::new([false, true]))
+                    .index_block_pinning_policy(PinningPolicy::new([true, false]))
             })
         };
         Ok(Self {
