@@ -142,8 +142,8 @@ for part in "${parts[@]}"; do
         ;;
     start) gateway_report start start --devices $devices ;;
     mix) gateway_report mix mix --hour-seconds $hour ;;
-    # At a rate that takes the store's tables through many merges before the slope begins.
-    soak) gateway_report soak soak --minutes "$minutes" --rate 600 --cool-down $cool ;;
+    # At a rate that takes the store's tables through many merges, and fills its cache, before the slope begins.
+    soak) gateway_report soak soak --minutes "$minutes" --rate 600 --cool-down $cool --set store.cache_bytes=8388608 ;;
     yardstick) report yardstick yardstick --scratch "$out" --store-seconds $seconds --subscribers $subscribers \
         --burst $burst ;;
     peers)

@@ -1,6 +1,7 @@
 //! Load test of the gateway: a client that shares no type with it and speaks only the public wire, and the
 //! yardsticks that its figures are measured by. `README.md` beside this crate says what each figure means.
 
+mod alarm;
 mod audit;
 mod cli;
 mod client;

@@ -1,11 +1,13 @@
 //! One HTTP/1.1 connection: a prepared request goes out, the answer comes back.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::Endpoint;
 use super::response::{Head, parse_head};
@@ -13,6 +15,9 @@ use crate::error::{LoadError, Problem};
 
 /// Room for an answer; it grows where one is longer.
 const READ_BYTES: usize = 4 * 1024;
+
+/// How long an answer may take: far longer than any server that works takes.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 
 /// An answer, with its body unread.
 #[derive(Debug)]
@@ -73,10 +78,20 @@ impl Connection {
         }
     }
 
-    /// Sends one request and reads its answer.
+    /// Sends one request and reads its answer, if it comes in time.
     ///
     /// An exchange that is dropped half-way leaves the connection unusable; drop the connection too.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<Answer, LoadError> {
+        let Ok(answer) = timeout(ANSWER, self.exchange_whenever(request)).await else {
+            // A half-read answer would be taken for the next one's.
+            self.stream = None;
+            self.buffer.clear();
+            return Err(LoadError::Protocol(format!("no answer within {ANSWER:?}")));
+        };
+        answer
+    }
+
+    async fn exchange_whenever(&mut self, request: &[u8]) -> Result<Answer, LoadError> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => self.open().await?,
@@ -97,12 +112,6 @@ impl Connection {
             status: head.status,
             body: answer.split_off(head.length).freeze(),
         })
-    }
-
-    /// Lets go of an exchange that was given up half-way; the next one opens a new connection.
-    pub(crate) fn abandon(&mut self) {
-        self.stream = None;
-        self.buffer.clear();
     }
 
     async fn open(&mut self) -> Result<TcpStream, LoadError> {

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::closed_loop::Window;
 use super::pace::Pace;
 use super::subscribers::{Seen, stamped};
+use crate::alarm;
 use crate::client::Endpoint;
 use crate::client::ws::{Dialect, Socket};
 use crate::error::LoadError;
@@ -35,7 +36,7 @@ pub(crate) async fn measure(
         let message = tokio::select! {
             biased;
             message = socket.message() => message?,
-            () = sleep_until(start + due.unwrap_or_default()), if due.is_some() => {
+            () = alarm::until(start + due.unwrap_or_default()), if due.is_some() => {
                 let text = stamped(due.unwrap_or_default(), payload);
                 let event = json!({"seq": next + 1, "data": {"content": {"text": text}}});
                 socket.feed(&json!({"op": "event", "event": event})).await?;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::pace::Pace;
 use super::publisher::{Publication, Publisher};
 use super::subscribers::{Seen, Subscribers};
+use crate::alarm::until;
 use crate::client::Endpoint;
 use crate::client::calls::Api;
 use crate::client::payload::Codec;
@@ -238,6 +239,15 @@ pub(crate) async fn measure(
 }
 
 impl Outcome {
+    /// Bears what was wrong in a run that is not told of otherwise.
+    pub(crate) fn bear(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.disordered += other.disordered;
+        self.ended_early += other.ended_early;
+        self.errors.merge(other.errors);
+    }
+
     fn audit(&mut self, seen: Seen, expected: &[u64]) {
         self.lost += seen.audit.lost(expected);
         // What is published is acknowledged, or the run has ended: more can only be stored twice.
@@ -274,7 +284,7 @@ async fn publish(
             // Open loop: a message that goes out late counts from when it was due.
             let (start, pace) = (Instant::now(), Pace::constant(load.rate, A_DAY));
             for due in (0..messages).map_while(|message| pace.due(message)) {
-                sleep_until(start + due).await;
+                until(start + due).await;
                 publisher.one(start + due).await?;
                 bar.inc(1);
             }

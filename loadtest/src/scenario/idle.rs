@@ -87,12 +87,15 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
     Ok(report)
 }
 
-/// Measures sockets, then devices.
+/// Measures devices, then sockets, which leave more behind for what comes after them.
 pub(crate) async fn measure(load: &Load, gateway: &Gateway) -> Result<Outcome, LoadError> {
     let pid = gateway.pid.ok_or_else(|| {
         LoadError::Target("idle reads the server's memory: name it by --start or --pid".to_owned())
     })?;
     let mut outcome = Outcome::default();
+    if load.devices > 0 {
+        outcome.device = Some(devices(gateway, pid, load.devices).await?);
+    }
     if load.sockets > 0 {
         let (bytes, refused) = sockets(
             &gateway.endpoint,
@@ -103,9 +106,6 @@ pub(crate) async fn measure(load: &Load, gateway: &Gateway) -> Result<Outcome, L
         .await?;
         outcome.socket = Some(bytes);
         outcome.errors.merge(refused);
-    }
-    if load.devices > 0 {
-        outcome.device = Some(devices(gateway, pid, load.devices).await?);
     }
     Ok(outcome)
 }

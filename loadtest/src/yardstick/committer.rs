@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use crate::alarm::until;
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::progress;
@@ -147,7 +148,7 @@ async fn caller(
             Some(turns) => {
                 let due = turns.first;
                 turns.first += turns.every;
-                sleep_until(due).await;
+                until(due).await;
                 due
             }
         };

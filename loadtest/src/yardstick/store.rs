@@ -8,7 +8,7 @@ use super::committer::Sink;
 use crate::error::LoadError;
 
 /// The most keyspaces; more records share them.
-const KEYSPACES: u64 = 6;
+const KEYSPACES: u64 = 8;
 /// Tenant, device, chat, id.
 const KEY_BYTES: usize = 28;
 

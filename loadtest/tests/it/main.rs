@@ -46,6 +46,45 @@ fn leg(report: &Value, name: &str) -> f64 {
     figure(report, &format!("200/s, 128 B, JSON: {name}"))
 }
 
+/// Each yardstick runs, small.
+#[tokio::test]
+async fn the_yardsticks_give_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let small = "yardstick --connections 4 --callers 4 --sockets 50 --warm-up 0 --store-seconds 1 --subscribers 20 --rate 20 --seconds 1 \
+         --burst 200 --batch 50";
+    let output = Command::new(env!("CARGO_BIN_EXE_buho-loadtest"))
+        .args(small.split(' '))
+        .arg("--scratch")
+        .arg(folder.path())
+        .arg("--json")
+        .arg(&file)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let figures = report["figures"].as_array().unwrap();
+    let parts = [
+        "bare axum",
+        "bare broadcast, paced",
+        "bare broadcast, burst",
+        "store",
+        "append",
+        "one record alone",
+    ];
+    for part in parts {
+        let of_part = figures
+            .iter()
+            .filter(|it| it["name"].as_str().unwrap().starts_with(part));
+        let greatest = of_part
+            .map(|it| it["value"].as_f64().unwrap())
+            .fold(0.0, f64::max);
+        assert!(0.0 < greatest, "{part}: {report:#}");
+    }
+}
+
 const SEND: &str = "latency --rate 200 --seconds 1 --warm-up 1 --senders 4 --unfiltered";
 const FANOUT: &str = "fanout --subscribers 20 --rate 50 --seconds 1 --burst 200 --batch 50";
 

@@ -16,7 +16,6 @@ use scylla::client::session::Session;
 use scylla::cluster::Node;
 use scylla::errors::PrepareError;
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
-use scylla::statement::Statement;
 use scylla::statement::prepared::PreparedStatement;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -327,10 +326,12 @@ async fn node_syncs_first(session: &Session, node: &Arc<Node>) -> bool {
         "SELECT value FROM system_views.settings WHERE name = 'commitlog_sync'",
         "SELECT value FROM system.config WHERE name = 'commitlog_sync'",
     ] {
-        let mut look = Statement::new(cql);
+        let Ok(mut look) = session.prepare(cql).await else {
+            continue;
+        };
         let only = NodeIdentifier::Node(Arc::clone(node));
         look.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(only, None)));
-        let Ok(found) = session.query_unpaged(look, ()).await else {
+        let Ok(found) = Box::pin(session.execute_unpaged(&look, ())).await else {
             continue;
         };
         let Ok(rows) = found.into_rows_result() else {

@@ -89,6 +89,8 @@ impl Engine {
             .worker_threads(WORKERS)
             .with_compaction_filter_factories(Arc::new(filters))
             .open()?;
+        // Block indexes of the newest tables stay in memory. Those of the others lie in blocks of their own, which come through
+        // the cache as all do: so memory does not grow with the store.
         let table = |name| {
             db.keyspace(name, || {
                 KeyspaceCreateOptions::default()
