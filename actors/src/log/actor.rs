@@ -306,7 +306,7 @@ pub(super) async fn raise_floor(
         Outcome::Committed { .. } | Outcome::Replayed(_) | Outcome::Mismatch => {
             log.raise_floor(seq);
         }
-        Outcome::Failed(error) => return Err(error.into()),
+        Outcome::Failed(error) => return Err(CommandError::of_commit(&error)),
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use scylla::errors::PrepareError;
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::statement::prepared::PreparedStatement;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::OpenError;
 use super::connect::serial;
@@ -225,9 +225,9 @@ impl Lease {
 
     /// Renews the lease until it is lost, and so looks whether the servers answer.
     pub(super) async fn keep(&self, db: &Database) -> Lost {
+        let mut renewed_at = Instant::now();
         loop {
-            let due = self.length / 3;
-            sleep(due).await;
+            sleep_until(renewed_at + self.length / 3).await;
             loop {
                 let started = Instant::now();
                 let link = db.link();
@@ -239,6 +239,7 @@ impl Lease {
                 match renewed {
                     Ok(true) => {
                         db.presence.succeeded();
+                        renewed_at = started;
                         let until = started + self.length.mul_f64(0.9);
                         self.term.send_replace(Term { until, lost: false });
                         break;

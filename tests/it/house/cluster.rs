@@ -5,9 +5,14 @@ use std::sync::{Arc, LazyLock};
 
 use gateway::testing::server::Lease;
 use tempfile::{TempDir, tempdir};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 
 use super::{cql_settings, option};
+
+/// Nodes that run at the same time, whatever many cases do: each is a process of half a gibibyte. A case holds no more than
+/// one cluster at a time, so that none waits for another that waits for it.
+static NODES: Semaphore = Semaphore::const_new(4);
 
 /// One node or three, on addresses of their own.
 #[derive(Debug)]
@@ -16,6 +21,7 @@ pub(crate) struct Cluster {
     lease: Arc<Lease>,
     // Below the lease: it is deleted when nothing runs in it any more.
     folder: TempDir,
+    _places: SemaphorePermit<'static>,
 }
 
 /// Why there can be none here, and need not.
@@ -40,6 +46,8 @@ impl Cluster {
         nodes: usize,
         settings: &'static [(&'static str, &'static str)],
     ) -> Self {
+        let places = NODES.acquire_many(u32::try_from(nodes).unwrap());
+        let places = places.await.unwrap();
         let folder = tempdir().expect("a folder for the nodes");
         let mut lease = Lease::take(&folder.path().join("cql")).unwrap();
         lease.settings = settings;
@@ -47,6 +55,7 @@ impl Cluster {
             nodes,
             lease: Arc::new(lease),
             folder,
+            _places: places,
         };
         cluster.say("start", nodes).await;
         cluster
