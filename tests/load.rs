@@ -36,10 +36,7 @@ const EMBEDDED: &[Case] = &[
     case!(a_short_soak_keeps_its_books),
     case!(the_image_runs_a_scenario_that_there_is),
 ];
-const CQL: &[Case] = &[
-    case!(sends_are_counted_and_heard_on_cql),
-    case!(the_other_scenarios_run_on_cql_too),
-];
+const CQL: &[Case] = &[case!(sends_are_counted_and_heard_on_cql)];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -226,21 +223,6 @@ async fn the_image_runs_a_scenario_that_there_is() {
 fn on_cql() -> String {
     let points = server::contact_points().join(",");
     format!("--store cql --contact-points {points} --keyspace buho_test --set cql.replication=1")
-}
-
-async fn the_other_scenarios_run_on_cql_too() {
-    let store = on_cql();
-    for scenario in [
-        "fanout --subscribers 10 --rate 10 --seconds 1 --burst 100 --batch 50",
-        "idle --sockets 20 --devices 5",
-        "storm --sockets 20 --cuts 1 --rate 10 --seconds 1 --without-yardstick",
-        "history --levels 500,1000 --rate 10 --seconds 1",
-        "start --devices 10",
-        "mix --peak 20 --hour-seconds 1 --connections 8 --subscribers 2",
-        "soak --minutes 0.05 --rate 20 --connections 4 --subscribers 2 --churn 2 --cool-down 1",
-    ] {
-        smoke(&format!("{scenario} {store}")).await;
-    }
 }
 
 async fn sends_are_counted_and_heard_on_cql() {
