@@ -219,14 +219,11 @@ async fn the_image_runs_a_scenario_that_there_is() {
     );
 }
 
-/// The options that put a gateway on the servers of this run.
-fn on_cql() -> String {
-    let points = server::contact_points().join(",");
-    format!("--store cql --contact-points {points} --keyspace buho_test --set cql.replication=1")
-}
-
 async fn sends_are_counted_and_heard_on_cql() {
-    let store = on_cql();
+    let points = server::contact_points().join(",");
+    let store = format!(
+        "--store cql --contact-points {points} --keyspace buho_test --set cql.replication=1"
+    );
     let report = smoke(&format!(
         "ingest --connections 4 --seconds 1 --warm-up 0 {store}"
     ))
