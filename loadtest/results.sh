@@ -35,7 +35,7 @@ parts=("$@")
 
 if [ "${QUICK:-}" = 1 ]; then
     seconds=1 subscribers=50 sockets=100 devices=50 hour=1 levels=${LEVELS:-1000,10000} minutes=${MINUTES:-0.2}
-    rates=100 connections=8 payloads=128 cool=5 rest=1 burst=200 chats=500
+    rates=100 connections=8 payloads=128,1024 cool=5 rest=1 burst=200 chats=500
 else
     seconds=8 subscribers=1000 sockets=2000 devices=10000 hour=10 minutes=${MINUTES:-20}
     levels=${LEVELS:-10000,100000,1000000,10000000}
@@ -75,6 +75,15 @@ quarter() {
     echo "${found:-3000}"
 }
 
+# The records of one message, as `ratios` found them by the gateway's own metrics.
+records() {
+    [ -s "$out/ratios.json" ] && command -v jq >/dev/null || return 0
+    jq -r '(.figures | map({(.name): .value}) | add) as $all
+        | ($all["REST sends, 64 connections: records a message"] // empty) as $count
+        | ($all["REST sends, 64 connections: record bytes a message"] // empty) as $bytes
+        | "--records \($count | round) --record-bytes \($bytes / $count | round)"' "$out/ratios.json"
+}
+
 # The commit that is measured, where this is a working copy: that of the first part that was run.
 [ -s "$out/commit" ] || git -C "$here" rev-parse --short HEAD >"$out/commit" 2>/dev/null || true
 commit() {
@@ -83,8 +92,8 @@ commit() {
 
 render() {
     local reports=() name
-    for name in ratios ingest latency fanout-json fanout-msgpack idle storm-json storm-msgpack start mix history soak \
-        yardstick peer-nats peer-centrifuge; do
+    for name in ratios ingest latency latency-payloads fanout-json fanout-msgpack fanout-1024 fanout-8192 idle \
+        storm-json storm-msgpack storm-1024 storm-8192 start mix history soak yardstick peer-nats peer-centrifuge; do
         [ ! -s "$out/$name.json" ] || reports+=("$out/$name.json")
     done
     {
@@ -122,11 +131,18 @@ for part in "${parts[@]}"; do
         ;;
     latency)
         gateway_report latency latency --scratch "$out" --rate "$rates,$(quarter)" --codec json,msgpack --seconds $seconds --payload 128
+        gateway_report latency-payloads latency --scratch "$out" --rate "${rates%%,*}" --codec json,msgpack \
+            --seconds $seconds --payload "${payloads#*,}"
         ;;
     fanout)
         for codec in json msgpack; do
             gateway_report fanout-$codec fanout --codec $codec --subscribers $subscribers --burst $burst \
                 --seconds $seconds
+        done
+        # Fewer in a burst: ten thousand of the largest would be 90 GB for a thousand subscribers.
+        for payload in ${payloads//,/ }; do
+            [ "$payload" = 128 ] || gateway_report fanout-$payload fanout --payload $payload \
+                --subscribers $subscribers --burst $((burst / 10)) --seconds $seconds
         done
         ;;
     idle) gateway_report idle idle --sockets $sockets --devices $((devices / 10 + 1)) --chats $chats \
@@ -134,6 +150,10 @@ for part in "${parts[@]}"; do
     storm)
         for codec in json msgpack; do
             gateway_report storm-$codec storm --codec $codec --sockets $((sockets * 5 / 2)) --seconds $seconds
+        done
+        for payload in ${payloads//,/ }; do
+            [ "$payload" = 128 ] || gateway_report storm-$payload storm --payload $payload \
+                --sockets $((sockets * 5 / 2)) --seconds $seconds
         done
         ;;
     history)
@@ -144,8 +164,11 @@ for part in "${parts[@]}"; do
     mix) gateway_report mix mix --hour-seconds $hour ;;
     # At a rate that takes the store's tables through many merges, and fills its cache, before the slope begins.
     soak) gateway_report soak soak --minutes "$minutes" --rate 600 --cool-down $cool --set store.cache_bytes=8388608 ;;
-    yardstick) report yardstick yardstick --scratch "$out" --store-seconds $seconds --subscribers $subscribers \
-        --burst $burst ;;
+    yardstick)
+        read -r -a records <<<"$(records)"
+        report yardstick yardstick --scratch "$out" --store-seconds $seconds --subscribers $subscribers \
+            --burst $burst ${records[@]+"${records[@]}"}
+        ;;
     peers)
         SUBSCRIBERS=$subscribers SOCKETS=$sockets STORM=$((sockets * 5 / 2)) SECONDS_EACH=$seconds \
             "$here/peers/run.sh" "$out" "$load" "$gateway" || bad=1
