@@ -11,12 +11,17 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
+use actors::chat::Draft;
 use actors::log::{Entry, Facts, Filter, FilterTerms, Sequencer};
 use actors::model::{
     Content, ContentKind, Cursor, DeviceId, Direction, EntryDraft, EventType, Jid, Message,
     MessageBody, MessageId, MessageState, Status, Step, TenantId, Timestamp,
 };
+// Named so by the sources that are taken in below.
+use actors::{model, ports};
 use criterion::{Criterion, criterion_group, criterion_main};
+
+use self::state::ChatState;
 
 #[expect(
     dead_code,
@@ -25,6 +30,20 @@ use criterion::{Criterion, criterion_group, criterion_main};
 )]
 #[path = "../src/store/embedded/keys.rs"]
 mod keys;
+
+/// A chat without its runtime, and what it asks of its neighbours.
+#[expect(
+    dead_code,
+    reason = "only some of it belongs to the hot path, and its own tests run elsewhere"
+)]
+#[path = "../actors/src/chat/state.rs"]
+mod state;
+mod handle {
+    pub(super) use actors::chat::Draft;
+}
+mod message {
+    pub(super) use actors::chat::ReadMark;
+}
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -138,6 +157,27 @@ fn decide(bench: &mut Criterion) {
     let done = queued.advanced(&read).expect("a step forward");
     group.bench_function("a step back", |it| {
         it.iter(|| black_box(&done).advanced(black_box(&sent)));
+    });
+    let place = |chat: &mut ChatState| {
+        let draft = Draft::text("Tu pedido 4711 ya está en camino.");
+        chat.place_outbound(draft, None, NOW).message.body.id
+    };
+    let new_chat = || ChatState::new(DeviceId::generate(), chat(), None);
+    let mut old_chat = new_chat();
+    group.bench_function("a message's place in its chat, and its entry", |it| {
+        it.iter(|| place(&mut old_chat));
+    });
+    group.bench_function("a receipt, and its entry", |it| {
+        let placed = || {
+            let mut chat = new_chat();
+            let id = place(&mut chat);
+            (chat, id)
+        };
+        it.iter_batched(
+            placed,
+            |(mut chat, id)| chat.step(id, &sent),
+            criterion::BatchSize::SmallInput,
+        );
     });
     group.finish();
 }

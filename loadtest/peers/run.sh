@@ -56,6 +56,9 @@ peer() { # kind address pid
         --json "$out/peer-$1.json" --html "$out/peer-$1.html"
 }
 
+if command -v go >/dev/null; then
+    go version | cut -d' ' -f3 | tee "$out/peer-go.version"
+fi
 for name in "${peers[@]}"; do
     case $name in
     nats)

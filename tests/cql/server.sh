@@ -149,6 +149,7 @@ start_one() {
         java=$(java17)
         mkdir -p "$dir"
         [[ $TLS == 0 ]] || certificate "$dir" "$NET.$node" 2>>"$dir/log"
+        [[ $TLS != mutual ]] || command -v openssl >/dev/null || die 'openssl is not here, which makes the client certificate'
         [[ $TLS != mutual ]] || client "$dir" 2>>"$dir/log"
         [[ $(<"$RUN/total") == 3 ]] && seeds="$NET.1:7000,$NET.2:7000,$NET.3:7000" || seeds="$NET.1:7000"
         configuration "$dir" "$NET.$node" "${TOKENS[node - 1]}" "$seeds" >"$dir/cassandra.yaml"

@@ -14,7 +14,7 @@ use crate::client::sends::{read_batch, read_sent};
 use crate::error::LoadError;
 use crate::latency::Latencies;
 use crate::progress;
-use crate::report::{ErrorCounts, Report, per_second};
+use crate::report::{ErrorCounts, Report, float, per_second};
 use crate::server::usage;
 
 /// Pause after an error, so that a server that refuses is not asked in a tight loop.
@@ -172,6 +172,14 @@ impl Outcome {
         report.latency(name, &self.tally.latencies);
         if self.tally.accepted == 0 {
             report.fault(format!("{name}: nothing was acknowledged"));
+        }
+        let refused = self.tally.errors.total();
+        if refused != 0 {
+            report.figure(
+                format!("{name}: refused or failed"),
+                float(refused),
+                "calls",
+            );
         }
         report.errors(self.tally.errors);
     }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use scylla::client::PoolSize;
-use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileHandle};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::policies::load_balancing::DefaultPolicy;
-use scylla::policies::retry::FallthroughRetryPolicy;
+use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::statement::{Consistency, SerialConsistency};
 
 use super::OpenError;
@@ -23,6 +24,8 @@ pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// stands still or is cut off keeps its connections, and is sent its share of the calls until they are dropped.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 const KEEPALIVE_MAX: Duration = Duration::from_secs(2);
+/// How long one server may take over a call that may be repeated, before another is asked too.
+const ASK_ANOTHER: Duration = Duration::from_millis(250);
 
 /// How many copies a call has to reach, and a light transaction.
 const fn consistency(cql: &Cql) -> (Consistency, SerialConsistency) {
@@ -42,6 +45,21 @@ pub(super) const fn serial(cql: &Cql) -> Consistency {
         SerialConsistency::Serial => Consistency::Serial,
         SerialConsistency::LocalSerial => Consistency::LocalSerial,
     }
+}
+
+/// The profile of calls that change nothing when they are made twice: one server that stands still holds none of them up.
+pub(super) fn patient(session: &Session) -> ExecutionProfileHandle {
+    let another = SimpleSpeculativeExecutionPolicy {
+        max_retry_count: 1,
+        retry_interval: ASK_ANOTHER,
+    };
+    session
+        .get_default_execution_profile_handle()
+        .pointee_to_builder()
+        .retry_policy(Arc::new(DefaultRetryPolicy::new()))
+        .speculative_execution_policy(Some(Arc::new(another)))
+        .build()
+        .into_handle()
 }
 
 /// Reaches the servers; looks into no keyspace yet.

@@ -14,32 +14,29 @@ use arc_swap::ArcSwap;
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
-use scylla::policies::retry::DefaultRetryPolicy;
-use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::response::PagingState;
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::Statement;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::OpenError;
 use super::change::{Cell, Change, Kind};
-use super::connect::{CONNECT_MAX, connect};
+use super::connect::{CONNECT_MAX, connect, patient};
 use super::look::Look;
 use super::measures::{self, Measures};
 use crate::config::Cql;
 
 /// How long failures must last before the servers count as away.
 const AWAY_AFTER: Duration = Duration::from_secs(1);
-/// How long one server may take over a read before another is asked too.
-const ASK_ANOTHER: Duration = Duration::from_millis(250);
 /// How long a new link may take: each of two servers may have to be waited for.
 const RELINK_MAX: Duration = CONNECT_MAX.saturating_mul(3);
-/// How often is looked whether one is needed.
-const RELINK_EVERY: Duration = Duration::from_millis(500);
+/// How often is looked whether one is needed, and the pause after the first that failed: it doubles up to the last.
+const RELINK_FIRST: Duration = Duration::from_millis(500);
+const RELINK_LAST: Duration = Duration::from_secs(2);
 /// The pause after a read that failed: it doubles each time.
 const READ_PAUSE: Duration = Duration::from_millis(20);
 /// Statements prepared at the same time.
@@ -109,6 +106,8 @@ pub(super) struct Presence {
     started: Instant,
     /// Milliseconds from the start to the first failure that no success has followed, and 1; 0 while all is well.
     failing_since: AtomicU64,
+    /// Told at that failure.
+    doubted: Notify,
 }
 
 impl Presence {
@@ -116,6 +115,7 @@ impl Presence {
         Self {
             started: Instant::now(),
             failing_since: AtomicU64::new(0),
+            doubted: Notify::new(),
         }
     }
 
@@ -138,7 +138,13 @@ impl Presence {
         );
         if first.is_ok() {
             tracing::warn!("the database does not answer as it should");
+            self.doubted.notify_one();
         }
+    }
+
+    /// Waits for a failure. Whoever asks more than one server then finds out whether it was only one of them.
+    pub(super) async fn doubted(&self) {
+        self.doubted.notified().await;
     }
 
     /// Whether it has failed for so long that it is better to refuse than to wait.
@@ -185,16 +191,7 @@ impl Link {
                     prepared.map(|it| (kind, it))
                 }
             };
-            let patient = session
-                .get_default_execution_profile_handle()
-                .pointee_to_builder()
-                .retry_policy(Arc::new(DefaultRetryPolicy::new()))
-                .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
-                    max_retry_count: 1,
-                    retry_interval: ASK_ANOTHER,
-                })))
-                .build()
-                .into_handle();
+            let patient = patient(session);
             let read = |look: &Look| {
                 let (look, patient) = (*look, patient.clone());
                 async move {
@@ -244,16 +241,23 @@ impl Database {
 
     /// Tries new links as long as the servers are away: the driver waits up to ten seconds between its own attempts.
     pub(super) async fn keep_linked(&self) {
+        let mut pause = RELINK_FIRST;
         loop {
-            sleep(RELINK_EVERY).await;
+            sleep(pause).await;
             if !self.presence.is_away() {
+                pause = RELINK_FIRST;
                 continue;
             }
+            pause = (pause * 2).min(RELINK_LAST);
             let link = async {
                 let session = connect(&self.cql).await?;
                 Link::prepare(session, &self.cql).await
             };
-            if let Ok(Ok(link)) = timeout(RELINK_MAX, Box::pin(link)).await {
+            let link = timeout(RELINK_MAX, Box::pin(link)).await;
+            // The old one may be well again meanwhile, and has calls under way.
+            if let Ok(Ok(link)) = link
+                && self.presence.is_away()
+            {
                 self.link.store(Arc::new(link));
             }
         }
@@ -362,7 +366,7 @@ impl Database {
         let mut pause = READ_PAUSE;
         loop {
             take(None);
-            let read = self.read_once(look, &values, &mut take).await;
+            let read = self.read_once(look, &values, &mut take, deadline).await;
             let again = matches!(read, Err(StoreError::Away))
                 && Instant::now() + pause < deadline
                 && !self.presence.is_away();
@@ -379,6 +383,7 @@ impl Database {
         look: Look,
         values: &(impl SerializeRow + Send + Sync),
         take: &mut (impl FnMut(Option<T>) + Send),
+        mut deadline: Instant,
     ) -> Result<(), StoreError>
     where
         T: for<'f> DeserializeRow<'f, 'f> + Send,
@@ -388,7 +393,11 @@ impl Database {
         let mut place = PagingState::start();
         loop {
             let page = link.session.execute_single_page(statement, values, place);
-            let (page, more) = page.await.map_err(|error| unread(look, error))?;
+            let page = timeout_at(deadline, Box::pin(page)).await;
+            let page = page.map_err(|_| StoreError::Away)?;
+            let (page, more) = page.map_err(|error| unread(look, error))?;
+            // As long as it gets on, it may take as many pages as it has.
+            deadline = Instant::now() + self.request_time_max;
             let page = page
                 .into_rows_result()
                 .map_err(|error| broken(look, error))?;

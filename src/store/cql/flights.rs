@@ -24,6 +24,7 @@ impl Flights {
         let _landing = Landing {
             flights: self,
             name,
+            flight: &flight,
         };
         let mut failed = None;
         let page = flight
@@ -44,15 +45,19 @@ impl Flights {
 struct Landing<'a> {
     flights: &'a Flights,
     name: String,
+    flight: &'a Flight,
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        // The map's own handle, and that of who leaves.
-        let alone = |flight: &Flight| flight.initialized() || Arc::strong_count(flight) <= 2;
+        // The map's own handle, and that of who leaves. Under the same name there may be a newer flight by now.
+        let ends = |flight: &Flight| {
+            Arc::ptr_eq(flight, self.flight)
+                && (flight.initialized() || Arc::strong_count(flight) <= 2)
+        };
         self.flights
             .0
-            .remove_if(&self.name, |_, flight| alone(flight));
+            .remove_if(&self.name, |_, flight| ends(flight));
     }
 }
 

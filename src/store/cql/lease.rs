@@ -21,16 +21,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::OpenError;
-use super::connect::serial;
+use super::connect::{patient, serial};
 use super::database::{Database, qualified};
 use super::schema::{Fault, transact};
 use crate::config::Cql;
 
 /// Microseconds of timestamps that are reserved at a time.
 const RESERVE: i64 = 300_000_000;
-/// How long one renewal may take, at least: a server that stands still must leave time to ask another one.
+/// How long one renewal may take, at least: there must be time to ask a second server where the first stands still.
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
-/// The pause after a renewal that failed.
+/// The pause after a renewal that failed, and the shortest between any two.
 const RETRY: Duration = Duration::from_millis(400);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long giving the lease back may take.
@@ -71,16 +71,23 @@ struct Statements {
 impl Statements {
     async fn prepare(session: &Session, cql: &Cql) -> Result<Self, PrepareError> {
         let prepare = |statement| session.prepare(qualified(statement, &cql.keyspace));
-        let mut select = prepare(SELECT).await?;
+        let patient = patient(session);
+        let repeatable = async |statement| {
+            let mut prepared = prepare(statement).await?;
+            prepared.set_is_idempotent(true);
+            prepared.set_execution_profile_handle(Some(patient.clone()));
+            Ok::<_, PrepareError>(prepared)
+        };
+        let mut select = repeatable(SELECT).await?;
         select.set_consistency(serial(cql));
         Ok(Self {
             select,
             make: prepare(MAKE).await?,
             take: prepare(TAKE).await?,
             begin: prepare(BEGIN).await?,
-            renew: prepare(RENEW).await?,
-            reserve_more: prepare(RESERVE_MORE).await?,
-            release: prepare(RELEASE).await?,
+            renew: repeatable(RENEW).await?,
+            reserve_more: repeatable(RESERVE_MORE).await?,
+            release: repeatable(RELEASE).await?,
         })
     }
 }
@@ -178,7 +185,7 @@ impl Lease {
         i32::try_from(self.length.as_secs()).unwrap_or(i32::MAX - 1) + 1
     }
 
-    /// How long one renewal may take: several fit between the first and the end of the lease.
+    /// How long one renewal may take: another fits before the lease ends.
     fn renewal_max(&self) -> Duration {
         (self.length / 6).max(RENEWAL_MIN)
     }
@@ -223,11 +230,19 @@ impl Lease {
         self.term.borrow().lost
     }
 
-    /// Renews the lease until it is lost, and so looks whether the servers answer.
+    /// Renews the lease until it is lost, and so looks whether the servers answer: at once where a call has failed, since
+    /// that may have been one server of many, and a renewal asks two.
     pub(super) async fn keep(&self, db: &Database) -> Lost {
         let mut renewed_at = Instant::now();
         loop {
-            sleep_until(renewed_at + self.length / 3).await;
+            let doubted = async {
+                db.presence.doubted().await;
+                sleep_until(renewed_at + RETRY).await;
+            };
+            tokio::select! {
+                () = sleep_until(renewed_at + self.length / 3) => {}
+                () = doubted => {}
+            }
             loop {
                 let started = Instant::now();
                 let link = db.link();

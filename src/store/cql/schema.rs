@@ -436,6 +436,13 @@ mod tests {
     }
 
     #[test]
+    fn one_server_that_stands_still_holds_no_read_up() {
+        for made in statements() {
+            assert!(made.contains("speculative_retry = '100ms'"), "{made}");
+        }
+    }
+
+    #[test]
     fn rows_that_age_lie_in_windows_of_time() {
         let aging = |it: &&String| it.contains("'TimeWindowCompactionStrategy'");
         let in_windows: Vec<String> = statements().iter().filter(aging).cloned().collect();

@@ -17,7 +17,7 @@ use actors::model::{
 };
 use actors::ports::{
     Clock, Directory as _, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order,
-    StoreError, Write, Writer as _, commit,
+    Outcome, StoreError, Write, Writer as _, commit,
 };
 use futures_util::future::join_all;
 
@@ -355,13 +355,14 @@ async fn rows_that_age_go_by_themselves() {
     let key = vec![slot.key(), Cell::count(0), seq];
     let entry = left("event_log WHERE tenant = ? AND bucket = ? AND seq = ?", key).await;
     let day = 24 * 3_600;
-    // As long as the log is kept, and a day.
-    assert!((7 * day..=8 * day).contains(&entry), "{entry}");
+    // As long as the log is kept, and a day; at a slow machine the servers' clock has gone on meanwhile.
+    assert!((8 * day - 600..=8 * day).contains(&entry), "{entry}");
     let operation = Cell::text(claim("aging", 1, until).operation);
     let key = vec![slot.key(), operation, Cell::text("aging")];
     let kept = "idempotency WHERE tenant = ? AND operation = ? AND key = ?";
     let kept = left(kept, key).await;
-    assert!((3_000..=day * 2).contains(&kept), "{kept}");
+    // As long as it counts, and an hour.
+    assert!((7_200 - 600..=7_200).contains(&kept), "{kept}");
     store.close().await;
 }
 
@@ -369,22 +370,24 @@ async fn calls_wait_for_a_place_among_those_under_way() {
     let (mut house, store) = House::new().await;
     store.close().await;
     house.servers.options.cql.concurrency = 2;
-    house.servers.options.cql.request_time_max_ms = 1_000;
+    house.servers.options.cql.request_time_max_ms = 5_000;
+    house.servers.options.cql.commit_time_max_ms = 5_000;
     let store = house.open().await;
     let read = async || store.devices(house.tenant).await;
+    let write = || {
+        let (_, write) = house.say(&jid("51999888777"));
+        commit(&*store, house.tenant, vec![write], vec![], None)
+    };
     let db = &store.shared.db;
     let first = db.permit().await;
     assert_eq!(read().await.unwrap().len(), 1);
     let second = db.permit().await;
     // A read gives up when its time is over, and a commit when its own is.
-    assert!(matches!(read().await, Err(StoreError::Away)));
-    let (_, write) = house.say(&jid("51999888777"));
-    let write = commit(&*store, house.tenant, vec![write], vec![], None);
-    let mut write = Box::pin(write);
-    let early = tokio::time::timeout(Duration::from_secs(1), &mut write).await;
-    assert!(early.is_err());
+    let (found, told) = tokio::join!(read(), write());
+    assert!(matches!(found, Err(StoreError::Away)));
+    assert!(matches!(told, Ok(Outcome::Failed(StoreError::Away))));
     drop((first, second));
-    committed(write.await);
+    committed(write().await);
     assert_eq!(read().await.unwrap().len(), 1);
     store.close().await;
 }

@@ -123,6 +123,7 @@ impl Auditor {
                 _ => panic!("{}: {}", answer.what, answer.text()),
             }
         }
+        assert!(refused || unknown, "{}: {}", answer.what, answer.text());
         let is_wait = answer.status == 503;
         assert!(!is_wait || answer.header("retry-after").is_some());
         self.refused

@@ -17,6 +17,8 @@ use crate::house::{Base, Client, Operator, Store, phone};
 const START_MAX: Duration = Duration::from_secs(60);
 /// Twice the time that a graceful end may take.
 const END_MAX: Duration = Duration::from_secs(30);
+/// How long a command may take that does its work and ends: making tables is slow.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 
 /// A running gateway in a process of its own.
 #[derive(Debug)]
@@ -58,7 +60,7 @@ pub(crate) async fn run(mut command: Command) -> (Option<i32>, String, String) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let output = timeout(END_MAX, command.output())
+    let output = timeout(COMMAND_MAX, command.output())
         .await
         .expect("the command ends")
         .unwrap();

@@ -10,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::auditor::{Auditor, Pace, Passerby, Sender};
+use super::auditor::{Auditor, Passerby, Sender};
 use super::binary::Binary;
 use super::kill::until_settled;
 use crate::house::{
@@ -25,20 +25,24 @@ const PASSERSBY: usize = 4;
 const WELL: usize = 300;
 /// How soon a gateway accepts again once its servers answer.
 const RECOVERY_MAX: Duration = Duration::from_secs(10);
-/// No call waits longer: ten seconds are its own deadline, and twenty are far less than the trouble lasts when nobody
-/// ends it.
+/// No call waits longer: ten seconds are its own deadline, and some more are for a busy machine. Trouble lasts longer.
 const CALL_MAX: Duration = Duration::from_secs(20);
 /// How soon all are turned away.
 const NOTICED_MAX: Duration = Duration::from_secs(30);
 /// What the process may grow by while it cannot store anything.
 const GROWTH_MAX: usize = 32 * 1_024 * 1_024;
 
-/// How long a server is frozen, at least.
+/// How long a server is frozen that others wait for.
 const FROZEN: Duration = Duration::from_secs(8);
-/// How long there is no server at all, at least: memory that grows with the calls would show.
+/// How long there is no server at all, at least: memory that grows with the calls would show, and so would a call that
+/// waits for its return.
 const GONE: Duration = Duration::from_secs(25);
-/// How long one of three servers stands still, at least. It is longer than the gateway's own timeouts and lease.
-const ONE_FROZEN: Duration = Duration::from_secs(20);
+/// How long one of three servers stands still, at least: the other two take some eighteen seconds to notice by themselves.
+const ONE_FROZEN: Duration = Duration::from_secs(24);
+/// How long no message may be taken while one of three servers is in trouble. What was under way to it has to fail before it
+/// is made again: two request times, or four seconds until a silent connection counts as broken. Three servers and the
+/// rest of the run may share two processors.
+const GAP_MAX: Duration = Duration::from_secs(10);
 
 /// A gateway on servers that trouble will come over, with senders that never stop and a reader that follows them.
 struct Scene {
@@ -148,15 +152,22 @@ impl Scene {
     async fn hardly_notices(&self, trouble: &str, during: impl Future<Output = ()>) {
         let (told, count) = (self.told(), self.auditor.count());
         self.auditor.pace();
+        self.passing.pace();
         during.await;
         self.goes_on(WELL).await;
-        let Pace { longest_gap, .. } = self.auditor.pace();
+        let ready = self.client.anonymous().get("/health/ready").await.status;
+        let (pace, passing) = (self.auditor.pace(), self.passing.pace());
         let (told, count) = (self.told() - told, self.auditor.count() - count);
+        let longest_call = pace.longest_call.max(passing.longest_call);
         say(&format!(
-            "{trouble}: {told} turned away, {count} taken, never {longest_gap:?} without one"
+            "{trouble}: {told} turned away, {count} taken, never {:?} and {:?} without one, no call longer than {longest_call:?}",
+            pace.longest_gap, passing.longest_gap
         ));
-        // Three servers and the rest of the run may share two processors.
-        assert!(longest_gap < NOTICED_MAX, "{trouble}: {longest_gap:?}");
+        for gap in [pace.longest_gap, passing.longest_gap] {
+            assert!(gap < GAP_MAX, "{trouble}: {gap:?}");
+        }
+        assert!(longest_call < CALL_MAX, "{trouble}: {longest_call:?}");
+        assert_eq!(ready, 200, "{trouble}");
     }
 
     /// Calls that were turned away.
@@ -282,16 +293,21 @@ async fn a_server_that_freezes_is_waited_for() {
 async fn one_of_three_servers_may_stand_still_or_go_and_come_back() {
     let cluster = Cluster::start(3).await;
     let scene = Scene::open("three", |data| cluster.settings(data)).await;
-    let frozen = async {
-        cluster.pause(2).await;
-        let frozen = sleep(ONE_FROZEN);
-        // Nobody waits for it to come back.
-        scene.goes_on(WELL).await;
-        frozen.await;
-    };
-    scene.hardly_notices("frozen", frozen).await;
-    let thawed = cluster.resume(2);
-    scene.hardly_notices("thawed", thawed).await;
+    // Each is the first one for some of the rows.
+    for (node, at_least) in [(2, ONE_FROZEN), (3, FROZEN)] {
+        let frozen = async {
+            cluster.pause(node).await;
+            let frozen = sleep(at_least);
+            // Nobody waits for it to come back.
+            scene.goes_on(WELL).await;
+            frozen.await;
+        };
+        scene
+            .hardly_notices(&format!("{node} is frozen"), frozen)
+            .await;
+        let thawed = cluster.resume(node);
+        scene.hardly_notices("thawed", thawed).await;
+    }
     scene.hardly_notices("killed", cluster.kill(2)).await;
     let back = cluster.start_one(2);
     scene.hardly_notices("back", back).await;
