@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tikv_jemalloc_ctl::{epoch, stats};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -79,7 +80,7 @@ const COUNTERS: [(&str, &str); 15] = [
 ];
 
 /// What each gauge shows.
-const GAUGES: [(&str, &str); 17] = [
+const GAUGES: [(&str, &str); 18] = [
     ("buho_actors", "Actors in memory, by kind."),
     (
         "buho_actor_queue",
@@ -95,6 +96,10 @@ const GAUGES: [(&str, &str); 17] = [
     ),
     ("buho_log_readers", "All readers of event logs."),
     ("buho_log_ring_bytes", "Bytes of events kept in memory."),
+    (
+        "buho_memory_allocated_bytes",
+        "Bytes that are allocated: what is resident is more by what the allocator keeps.",
+    ),
     (
         "buho_outbox_messages",
         "Messages in memory that wait for their network.",
@@ -266,9 +271,16 @@ impl Metrics {
         Self(handle.clone())
     }
 
-    /// Everything measured so far, in Prometheus' text format; of the runtime's tasks those that are alive now.
+    /// Everything measured so far, in Prometheus' text format; memory and the runtime's tasks as they are now.
     #[must_use]
     pub fn render(&self) -> String {
+        if let Some(bytes) = allocated() {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a gauge is a float, and so many bytes fit into it"
+            )]
+            metrics::gauge!("buho_memory_allocated_bytes").set(bytes as f64);
+        }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let tasks = runtime.metrics().num_alive_tasks();
             metrics::gauge!("buho_tasks").set(f64::from(u32::try_from(tasks).unwrap_or(u32::MAX)));
@@ -284,6 +296,12 @@ impl Metrics {
             self.0.run_upkeep();
         }
     }
+}
+
+/// Bytes that are allocated, where the program runs on the allocator that can tell.
+fn allocated() -> Option<usize> {
+    epoch::advance().ok()?;
+    stats::allocated::read().ok()
 }
 
 #[cfg(test)]

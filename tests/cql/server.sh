@@ -167,6 +167,16 @@ start_one() {
     until_so is_up "$node"
 }
 
+# Where three run, none of them stopped: waits until each sees the others.
+together() {
+    local node pid
+    [[ $(<"$RUN/total") == 3 ]] || return 0
+    for node in 1 2 3; do
+        pid=$(process "$node") && [[ $(ps -o stat= -p "$pid") != T* ]] || return 0
+    done
+    for node in 1 2 3; do until_so sees_all "$node"; done
+}
+
 start() {
     local total=$1 node
     [[ $total == 1 || $total == 3 ]] || die 'one node or three'
@@ -177,7 +187,7 @@ start() {
     flock 9
     echo "$total" >"$RUN/total"
     for ((node = 1; node <= total; node++)); do start_one "$node"; done
-    ((total == 1)) || for ((node = 1; node <= total; node++)); do until_so sees_all "$node"; done
+    together
     if [[ -n $GUARD ]]; then setsid "$0" guard </dev/null >/dev/null 2>&1 8>&- 9>&- & fi
 }
 
@@ -224,11 +234,11 @@ status() {
 case ${1:-} in
     install) install ;;
     start) start "${2:-1}" ;;
-    start-one) start_one "${2:?a node}" ;;
+    start-one) start_one "${2:?a node}"; together ;;
     stop) signal TERM "${2:-}"; ended "${2:-}" ;;
     kill) signal KILL "${2:-}"; ended "${2:-}" ;;
     pause) signal STOP "${2:-}" ;;
-    resume) signal CONT "${2:-}" ;;
+    resume) signal CONT "${2:-}"; together ;;
     status) status ;;
     wipe) signal KILL; ended; rm -rf "$RUN"/n[1-3] ;;
     guard) guard ;;

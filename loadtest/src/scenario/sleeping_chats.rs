@@ -56,10 +56,14 @@ pub(crate) async fn measure(
     let wave = async |to: To| -> Result<f64, LoadError> {
         send(gateway, count, to).await?;
         asleep(pid, &api, &awake).await?;
-        let memory = float(settled_rss(pid).await?);
-        // A row that waits in memory to be flushed is not a chat that is kept.
-        let tables = Metrics::read(&api).await?.value("buho_store_buffer_bytes");
-        Ok(memory - tables)
+        let now = Metrics::read(&api).await?;
+        // The allocator's own count, where the gateway tells it: pages come and go by more than chats take.
+        let mut memory = now.value("buho_memory_allocated_bytes");
+        if memory == 0.0 {
+            memory = float(settled_rss(pid).await?);
+        }
+        // A row that waits in memory to be flushed, or was read, is not a chat that is kept.
+        Ok(memory - now.value("buho_store_buffer_bytes") - now.value("buho_store_cache_bytes"))
     };
     // What is filled once: caches, and what the allocator keeps of so many chats awake together.
     wave(To::Each(FIRST + ROUNDS * count)).await?;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actors::ports::StoreError;
@@ -30,8 +30,8 @@ use super::look::Look;
 use super::measures::{self, Measures};
 use crate::config::Cql;
 
-/// How long failures must last before the servers count as away.
-const AWAY_AFTER: Duration = Duration::from_secs(1);
+/// How long failures must last before the servers count as away: a second server can be asked meanwhile.
+const AWAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a new link may take: each of two servers may have to be waited for.
 const RELINK_MAX: Duration = CONNECT_MAX.saturating_mul(3);
 /// How often is looked whether one is needed, and the pause after the first that failed: it doubles up to the last.
@@ -108,6 +108,10 @@ pub(super) struct Presence {
     failing_since: AtomicU64,
     /// Told at that failure.
     doubted: Notify,
+    /// Milliseconds from the start to when a renewal last made good for failures, and 1.
+    vouched_at: AtomicU64,
+    /// Whether it was said that they are away.
+    said: AtomicBool,
 }
 
 impl Presence {
@@ -116,6 +120,8 @@ impl Presence {
             started: Instant::now(),
             failing_since: AtomicU64::new(0),
             doubted: Notify::new(),
+            vouched_at: AtomicU64::new(0),
+            said: AtomicBool::new(false),
         }
     }
 
@@ -123,8 +129,14 @@ impl Presence {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
+    /// Whether so much time has passed since a reading of [`Self::millis`].
+    fn is_past(&self, since: u64, span: Duration) -> bool {
+        span <= Duration::from_millis(self.millis().saturating_sub(since))
+    }
+
     pub(super) fn succeeded(&self) {
-        if self.failing_since.swap(0, Ordering::AcqRel) != 0 && self.millis() != 0 {
+        self.failing_since.store(0, Ordering::Release);
+        if self.said.swap(false, Ordering::AcqRel) {
             tracing::info!("the database answers again");
         }
     }
@@ -137,8 +149,17 @@ impl Presence {
             Ordering::Acquire,
         );
         if first.is_ok() {
-            tracing::warn!("the database does not answer as it should");
             self.doubted.notify_one();
+        }
+    }
+
+    /// The lease was renewed: that makes good for calls that failed, once in so much time. Renewals touch one row, and other
+    /// rows may lie on servers that are away.
+    pub(super) fn vouched(&self, once_in: Duration) {
+        let before = self.vouched_at.load(Ordering::Acquire);
+        if before == 0 || self.is_past(before, once_in) {
+            self.vouched_at.store(self.millis(), Ordering::Release);
+            self.succeeded();
         }
     }
 
@@ -150,8 +171,11 @@ impl Presence {
     /// Whether it has failed for so long that it is better to refuse than to wait.
     pub(super) fn is_away(&self) -> bool {
         let since = self.failing_since.load(Ordering::Acquire);
-        let for_millis = self.millis().saturating_sub(since);
-        since != 0 && AWAY_AFTER <= Duration::from_millis(for_millis)
+        let is_away = since != 0 && self.is_past(since, AWAY_AFTER);
+        if is_away && !self.said.swap(true, Ordering::AcqRel) {
+            tracing::warn!("the database does not answer as it should");
+        }
+        is_away
     }
 }
 

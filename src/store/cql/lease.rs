@@ -32,7 +32,13 @@ const RESERVE: i64 = 300_000_000;
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
 /// The pause after a renewal that failed, and the shortest between any two.
 const RETRY: Duration = Duration::from_millis(400);
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// The pause between two looks at another owner's row. Each is a round of its own, which that owner's renewals meet.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How many renewals of another owner show that it is alive: one may have been under way when it ended.
+const RENEWALS_SEEN: u32 = 2;
+/// How much longer the row lives than its owner relies on it. A renewal that was slow may overtake the next one and put
+/// the end back to its own; servers give one up after two seconds, unless they are told otherwise.
+const TTL_SLACK: Duration = Duration::from_secs(4);
 /// How long giving the lease back may take.
 const RELEASE_MAX: Duration = Duration::from_secs(3);
 
@@ -43,7 +49,8 @@ const TAKE: &str =
 const BEGIN: &str =
     "UPDATE owners SET fence = ?, stamp = ? WHERE cluster = ? IF holder = ? AND fence = ?";
 const RENEW: &str = "UPDATE owners USING TTL ? SET holder = ? WHERE cluster = ? IF fence = ?";
-const RESERVE_MORE: &str = "UPDATE owners SET stamp = ? WHERE cluster = ? IF fence = ?";
+const RESERVE_MORE: &str =
+    "UPDATE owners SET stamp = ? WHERE cluster = ? IF fence = ? AND stamp <= ?";
 const RELEASE: &str = "UPDATE owners SET holder = null, stamp = ? WHERE cluster = ? IF fence = ?";
 
 /// Another owner has come: this one must not write any more.
@@ -103,6 +110,8 @@ pub(super) struct Lease {
     clock: Arc<dyn Clock>,
     last: AtomicI64,
     reserved: AtomicI64,
+    /// The most that was ever asked for: what the row has may be as much, answered or not.
+    asked: AtomicI64,
 }
 
 /// The row of a cluster.
@@ -126,8 +135,8 @@ impl Lease {
         let holder = EventId::generate().to_string();
         let statements = Box::pin(Statements::prepare(session, cql)).await;
         let statements = statements.map_err(|it| failed(it.into()))?;
-        let mut renewed = None;
-        let give_up = Instant::now() + length * 2 + Duration::from_secs(2);
+        let (mut renewed, mut renewals) = (None, 0);
+        let give_up = Instant::now() + length * 2 + TTL_SLACK;
         loop {
             let owner = owner(session, &statements.select, cluster).await;
             let owner = owner.map_err(failed)?;
@@ -139,13 +148,16 @@ impl Lease {
             };
             let (fence, stamp) = (fence.unwrap_or_default(), stamp.unwrap_or_default());
             if held_by.is_some() {
-                // Whoever renews is alive.
-                if *renewed.get_or_insert(since) != since || give_up < Instant::now() {
+                if renewed.replace(since).is_some_and(|it| it != since) {
+                    renewals += 1;
+                }
+                if RENEWALS_SEEN <= renewals || give_up < Instant::now() {
                     return Err(in_use());
                 }
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
+            let reserved = stamp.max(micros(&*clock)) + RESERVE;
             let lease = Self {
                 statements: statements.clone(),
                 cluster: cluster.to_owned(),
@@ -157,7 +169,8 @@ impl Lease {
                     lost: false,
                 }),
                 last: AtomicI64::new(stamp),
-                reserved: AtomicI64::new(stamp.max(micros(&*clock)) + RESERVE),
+                reserved: AtomicI64::new(reserved),
+                asked: AtomicI64::new(reserved),
                 clock: Arc::clone(&clock),
             };
             let take = (lease.seconds(), &holder, cluster, fence);
@@ -165,8 +178,7 @@ impl Lease {
                 .await
                 .map_err(failed)?
             {
-                let stamp = lease.reserved.load(Ordering::Acquire);
-                let begin = (lease.fence, stamp, cluster, &holder, fence);
+                let begin = (lease.fence, reserved, cluster, &holder, fence);
                 if transact(session, &statements.begin, begin)
                     .await
                     .map_err(failed)?
@@ -180,9 +192,9 @@ impl Lease {
         }
     }
 
-    /// The TTL of the row: a little longer than the owner relies on it.
+    /// The TTL of the row: longer than the owner relies on it.
     fn seconds(&self) -> i32 {
-        i32::try_from(self.length.as_secs()).unwrap_or(i32::MAX - 1) + 1
+        i32::try_from((self.length + TTL_SLACK).as_secs()).unwrap_or(i32::MAX - 1) + 1
     }
 
     /// How long one renewal may take: another fits before the lease ends.
@@ -253,7 +265,7 @@ impl Lease {
                 };
                 match renewed {
                     Ok(true) => {
-                        db.presence.succeeded();
+                        db.presence.vouched(self.length / 4);
                         renewed_at = started;
                         let until = started + self.length.mul_f64(0.9);
                         self.term.send_replace(Term { until, lost: false });
@@ -284,14 +296,11 @@ impl Lease {
         let ahead = self.last.load(Ordering::Acquire).max(micros(&*self.clock));
         let reserved = self.reserved.load(Ordering::Acquire);
         if reserved - RESERVE / 2 < ahead {
-            let more = ahead + RESERVE;
-            if !transact(
-                session,
-                &self.statements.reserve_more,
-                (more, &self.cluster, self.fence),
-            )
-            .await?
-            {
+            let more = (ahead + RESERVE).max(self.asked.load(Ordering::Acquire));
+            self.asked.store(more, Ordering::Release);
+            // An older one that comes late puts nothing back.
+            let reserve = (more, &self.cluster, self.fence, more);
+            if !transact(session, &self.statements.reserve_more, reserve).await? {
                 return Ok(false);
             }
             self.reserved.store(more, Ordering::Release);

@@ -57,13 +57,14 @@ impl Store {
 }
 
 /// A CQL store at these servers, with so many copies of each row. All gateways share a keyspace, since making tables is
-/// slow; each data folder stands for a cluster of its own in it.
+/// slow; each data folder stands for a cluster of its own in it. Who comes after a gateway that was killed waits for the end
+/// of its lease.
 pub(crate) fn cql_settings(data: &Path, contact_points: &[String], copies: usize) -> String {
     let cluster = RUN.hash_one(data);
     format!(
         "store.path = \"{}\"\nstore.kind = \"cql\"\ncql.contact_points = {contact_points:?}\n\
          cql.keyspace = \"buho_test\"\ncql.replication = \"{copies}\"\n\
-         cql.cluster = \"test-{cluster:016x}\"\n",
+         cql.cluster = \"test-{cluster:016x}\"\ncql.lease_ms = 5000\n",
         data.display()
     )
 }

@@ -33,6 +33,12 @@ async fn everything_that_may_fill_up_is_measured() {
     ] {
         until_measured(&client, &format!("buho_actors{{actor=\"{actor}\"}}"), count).await;
     }
+    let allocated = measured(&client, "buho_memory_allocated_bytes").await;
+    let resident = f64::from(u32::try_from(gateway.memory()).unwrap());
+    assert!(
+        1e6 < allocated && allocated < resident,
+        "{allocated} of {resident}"
+    );
     // A device that is away keeps its queue.
     device.post("/disconnect", json!({})).await.expect(200);
     for index in 0..3 {
