@@ -147,7 +147,7 @@ async fn many_subscribers_get_everything() {
 async fn idle_sockets_and_devices_are_weighed() {
     let report = smoke("idle --sockets 50 --devices 10 --chats 200 --set chats.idle_ms=200").await;
     assert!(
-        figure(&report, "growth for each chat's message").is_finite(),
+        figure(&report, "memory of a sleeping chat: standard error").is_finite(),
         "{report:#}"
     );
     assert!(

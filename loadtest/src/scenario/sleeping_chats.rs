@@ -1,4 +1,4 @@
-//! Memory of chats that were used once and sleep, beside that of as many messages to one chat.
+//! Memory of chats that were used once and sleep.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::report::{Aim, Ratio, Report, float};
 use crate::server::{quiet, settled_rss, usage};
 use crate::target::Gateway;
 
-/// How often both are measured, in turn: what the store keeps in memory goes up and down with what it has written.
+/// How often it is measured: what the store keeps in memory goes up and down with what it has written.
 const ROUNDS: u64 = 5;
 /// Messages of a call.
 const BATCH: usize = 500;
@@ -68,32 +68,29 @@ pub(crate) async fn measure(
     // What is filled once: caches, and what the allocator keeps of so many chats awake together.
     wave(To::Each(FIRST + ROUNDS * count)).await?;
     let mut last = wave(To::One).await?;
-    let (mut one, mut each) = (0.0, 0.0);
+    let mut rounds = Vec::new();
     for round in 0..ROUNDS {
-        // Memory is read behind a wave to one chat: what the allocator has to give back it gives back in the next wave.
-        wave(To::One).await?;
-        let now = wave(To::One).await?;
-        one += now - last;
-        last = now;
         wave(To::Each(FIRST + round * count)).await?;
+        // Read where it was read before: behind a wave to one chat, in which the store flushes what the chats have written.
         let now = wave(To::One).await?;
-        each += now - last;
+        rounds.push((now - last) / 1_024.0 / float(count));
         last = now;
     }
-    let kibibytes = |bytes: f64| bytes / 1_024.0 / float(count * ROUNDS);
+    let each = rounds.iter().sum::<f64>() / float(ROUNDS);
+    let spread = rounds.iter().map(|it| (it - each).powi(2)).sum::<f64>();
+    let error = (spread / float(ROUNDS * (ROUNDS - 1))).sqrt();
     report.figure("chats that sleep", float(count * ROUNDS), "chats");
+    report.figure("memory of a sleeping chat: standard error", error, "KiB");
     report.figure(
         "memory with all of them asleep",
         mebibytes(usage(pid)?.rss),
         "MiB",
     );
-    report.figure("growth for each chat's message", kibibytes(each), "KiB");
-    report.figure("growth for each message to one chat", kibibytes(one), "KiB");
     // Nothing comparable stands beside it: the aim does.
     report.ratio(Ratio::new(
         "memory of a sleeping chat",
         "KiB",
-        kibibytes(each - one),
+        each,
         NOTHING,
         Aim::FigureAtMost(NOTHING),
     ));

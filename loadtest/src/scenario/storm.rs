@@ -121,8 +121,9 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
         );
         report.ratio(Ratio::new(
             &format!(
-                "{} sockets back and caught up, {}, slowest cut",
+                "{} sockets back and caught up, {} B, {}, slowest cut",
                 options.load.sockets,
+                options.load.payload,
                 options.load.codec.name()
             ),
             "s",
