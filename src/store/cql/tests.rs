@@ -17,7 +17,7 @@ use actors::model::{
 };
 use actors::ports::{
     Clock, Directory as _, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order,
-    Outcome, StoreError, Write, Writer as _, commit,
+    Outcome, StoreError, SubmitError, Write, Writer as _, commit,
 };
 use futures_util::future::join_all;
 
@@ -385,7 +385,11 @@ async fn calls_wait_for_a_place_among_those_under_way() {
     // A read gives up when its time is over, and a commit when its own is.
     let (found, told) = tokio::join!(read(), write());
     assert!(matches!(found, Err(StoreError::Away)));
-    assert!(matches!(told, Ok(Outcome::Failed(StoreError::Away))));
+    let is_refused = matches!(
+        told,
+        Ok(Outcome::Failed(StoreError::Refused(SubmitError::Away)))
+    );
+    assert!(is_refused, "{told:?}");
     drop((first, second));
     committed(write().await);
     assert_eq!(read().await.unwrap().len(), 1);
