@@ -13,7 +13,6 @@ use actors::ports::connector::{Connector, ConnectorBase};
 use actors::ports::simulation::Simulation;
 use actors::ports::{Clock, Store};
 use actors::{CommandError, Limits};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -136,7 +135,7 @@ impl Gateway {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let address = config.server.listen;
         let listen = |source| StartError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let listener = http::listen(address).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
         let Stored { store, embedded } = open_store(&config, &clock).await?;

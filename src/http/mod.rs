@@ -36,7 +36,7 @@ use crate::problem::{ApiError, Code};
 use crate::telemetry::Metrics;
 use crate::ws::Sockets;
 
-pub(crate) use serve::{ServeLimits, Written, serve};
+pub(crate) use serve::{ServeLimits, Written, listen, serve};
 
 /// What the handlers may reach.
 pub(crate) struct Api {

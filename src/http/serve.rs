@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutWriter;
@@ -30,6 +30,9 @@ use crate::problem::{ApiError, Code, finish};
 const HEAD_BYTES_MAX: usize = 16 * 1_024;
 /// Bytes that a connection may have waiting to be read or written.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
+/// Connections that may wait to be accepted, where the system allows as many (`net.core.somaxconn`). The handshake of one
+/// more is dropped, and tried again after a second, then three: what many that come back at once would meet.
+const BACKLOG: u32 = 4_096;
 /// Connections beyond the cap that are told so; more are closed at once.
 const REFUSALS_MAX: usize = 64;
 /// How long a refused connection may take for its request.
@@ -48,6 +51,17 @@ pub(crate) struct ServeLimits {
     pub(crate) write_stall: Duration,
     /// How long what is under way may take when the gateway stops.
     pub(crate) grace: Duration,
+}
+
+/// Listens at an address, which may be one where a gateway listened a moment ago.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stopping` turns true (or its sender is gone), then takes no more connections, waits for what is under
@@ -259,7 +273,7 @@ mod tests {
     }
 
     async fn server(connections: usize) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let slow = async || {
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -301,6 +315,18 @@ mod tests {
     fn head(bytes: usize) -> String {
         let plain = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: \r\n\r\n";
         plain.replace("x: ", &format!("x: {}", "y".repeat(bytes - plain.len())))
+    }
+
+    #[tokio::test]
+    async fn those_who_come_at_once_wait_to_be_accepted() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..500 {
+            let coming = TcpStream::connect(address);
+            let came = tokio::time::timeout(Duration::from_secs(60), coming).await;
+            waiting.push(came.unwrap().unwrap());
+        }
     }
 
     #[tokio::test]

@@ -5,9 +5,10 @@
 )]
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use clap::Args;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::process::Command;
 
 use super::{http, ws};
@@ -16,6 +17,9 @@ use crate::server::ChildServer;
 
 /// The hidden sub-command that runs the server.
 pub(crate) const COMMAND: &str = "serve-yardstick";
+
+/// Connections that may wait to be accepted: as many as at the gateway, so that a storm finds the same door.
+const BACKLOG: u32 = 4_096;
 
 /// Options of the server.
 #[derive(Debug, Clone, Args)]
@@ -34,12 +38,16 @@ pub(crate) async fn start(ring: u64) -> Result<ChildServer, LoadError> {
     ChildServer::start(command).await
 }
 
+fn listen() -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    socket.listen(BACKLOG)
+}
+
 /// Runs the server until the parent closes our stdin.
 pub(crate) async fn run(options: &Options) -> Result<(), LoadError> {
     let doing = "serving the yardstick";
-    let listener = TcpListener::bind("127.0.0.1:0")
-        .await
-        .map_err(LoadError::io(doing))?;
+    let listener = listen().map_err(LoadError::io(doing))?;
     let address = listener.local_addr().map_err(LoadError::io(doing))?;
     let router = http::router().merge(ws::router(options.ring.clamp(1, 1 << 20)));
     println!("yardstick listening on http://{address}");
