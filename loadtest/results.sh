@@ -35,11 +35,11 @@ parts=("$@")
 
 if [ "${QUICK:-}" = 1 ]; then
     seconds=1 subscribers=50 sockets=100 devices=50 hour=1 levels=${LEVELS:-1000,10000} minutes=${MINUTES:-0.2}
-    rates=100 connections=8 payloads=128,1024 cool=5 rest=1 burst=200 chats=500
+    rates=100 connections=8 payloads=128,1024 cool=5 rest=1 burst=200 chats=500 long=1 cuts=2
 else
     seconds=8 subscribers=1000 sockets=2000 devices=10000 hour=10 minutes=${MINUTES:-20}
     levels=${LEVELS:-10000,100000,1000000,10000000}
-    rates=250,1000,2000 connections=64 payloads=128,1024,8192 cool=150 rest=30 burst=10000 chats=20000
+    rates=250,1000,2000 connections=64 payloads=128,1024,8192 cool=150 rest=30 burst=10000 chats=20000 long=20 cuts=7
 fi
 bad=0
 
@@ -130,9 +130,10 @@ for part in "${parts[@]}"; do
             --payload $payloads --seconds $seconds
         ;;
     latency)
-        gateway_report latency latency --scratch "$out" --rate "$rates,$(quarter)" --codec json,msgpack --seconds $seconds --payload 128
+        gateway_report latency latency --scratch "$out" --rate "$rates,$(quarter)" --codec json,msgpack \
+            --seconds $long --payload 128
         gateway_report latency-payloads latency --scratch "$out" --rate "${rates%%,*}" --codec json,msgpack \
-            --seconds $seconds --payload "${payloads#*,}"
+            --seconds $long --payload "${payloads#*,}"
         ;;
     fanout)
         for codec in json msgpack; do
@@ -149,11 +150,11 @@ for part in "${parts[@]}"; do
         --set chats.idle_ms=1000 ;;
     storm)
         for codec in json msgpack; do
-            gateway_report storm-$codec storm --codec $codec --sockets $((sockets * 5 / 2)) --seconds $seconds
+            gateway_report storm-$codec storm --codec $codec --sockets $((sockets * 5 / 2)) --cuts $cuts --seconds 3
         done
         for payload in ${payloads//,/ }; do
             [ "$payload" = 128 ] || gateway_report storm-$payload storm --payload $payload \
-                --sockets $((sockets * 5 / 2)) --seconds $seconds
+                --sockets $((sockets * 5 / 2)) --cuts $cuts --seconds 3
         done
         ;;
     history)

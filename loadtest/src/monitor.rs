@@ -192,9 +192,42 @@ pub(crate) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     })
 }
 
+/// The mean points of at most so many parts, which follow each other and have as many points each, the last one perhaps fewer.
+pub(crate) fn means(points: &[(f64, f64)], parts: usize) -> Vec<(f64, f64)> {
+    let each = points.len().div_ceil(parts.max(1)).max(1);
+    let mean = |part: &[(f64, f64)]| {
+        let count = float(u64::try_from(part.len()).unwrap_or(u64::MAX));
+        let (x, y) = part
+            .iter()
+            .fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+        (x / count, y / count)
+    };
+    points.chunks(each).map(mean).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waves_within_a_part_are_no_growth() {
+        let wave = |x: u32| (f64::from(x), f64::from(x % 10));
+        let points: Vec<_> = (0..240).map(wave).collect();
+        let parts = means(&points, 24);
+        assert_eq!(parts.first(), Some(&(4.5, 4.5)));
+        assert_eq!(
+            (parts.len(), slope(&parts)),
+            (
+                24,
+                Some(Slope {
+                    slope: 0.0,
+                    error: 0.0
+                })
+            )
+        );
+        assert_eq!(means(&points[..3], 24), points[..3]);
+        assert_eq!(means(&[], 24), []);
+    }
 
     #[test]
     fn a_line_has_its_slope_and_noise_its_error() {

@@ -13,7 +13,7 @@ use super::traffic::{Churn, Traffic};
 use crate::client::calls::Api;
 use crate::error::LoadError;
 use crate::metrics::Metrics;
-use crate::monitor::slope;
+use crate::monitor::{means, slope};
 use crate::report::{Report, Series, float};
 use crate::server::{quiet, usage};
 use crate::target::{Gateway, TargetOptions};
@@ -28,8 +28,16 @@ const GAUGES: usize = 64;
 const MEMORY: &str = "memory";
 /// The same without the embedded store's tables and cache, which fill up to bounds of their own over minutes or hours.
 const MEMORY_BESIDE: &str = "memory beside the store's tables and cache";
-/// The gauges of these two.
+/// As much of it as is in use: what the allocator has given out, without the pages that it keeps.
+const ALLOCATED_BESIDE: &str = "memory in use beside the store's tables and cache";
+/// The gauges of the tables and the cache.
 const BOUNDED: [&str; 2] = ["buho_store_buffer_bytes", "buho_store_cache_bytes"];
+/// The gauge of what the allocator has given out.
+const ALLOCATED: &str = "buho_memory_allocated_bytes";
+const MEBIBYTE: f64 = 1_048_576.0;
+/// A line is laid through the means of so many parts of what was read: readings that lie close together tell of the same
+/// table that fills or the same merge, and would make its standard error too small.
+const PARTS: usize = 24;
 
 /// Options of `soak`.
 #[derive(Debug, Clone, Args)]
@@ -54,8 +62,8 @@ pub(crate) struct Options {
     /// Share of the run, in hundredths, that is not part of the slopes: caches fill, memory finds its place.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(0..=90))]
     settle_percent: u32,
-    /// The most that memory, without the tables and the cache of the embedded store, may grow in an hour, by the lower end of the slope's
-    /// confidence (two standard errors).
+    /// The most that memory in use, without the tables and the cache of the embedded store, may grow in an hour, by the lower
+    /// end of the slope's confidence (two standard errors). Resident memory, where the gateway does not tell what is in use.
     #[arg(long, default_value_t = 1.0, value_name = "MIB")]
     memory_growth_max: f64,
     /// Seconds that whatever was opened may take to be gone after the run: chats leave some time after their last use.
@@ -148,8 +156,11 @@ async fn snapshot(pid: u32, api: &Api) -> Result<Snapshot, LoadError> {
         .filter(|(name, _)| BOUNDED.contains(&name.as_str()));
     let bounded: Vec<f64> = bounded.map(|(_, bytes)| *bytes).collect();
     if !bounded.is_empty() {
-        let beside = mebibytes(usage.rss) - bounded.iter().sum::<f64>() / f64::from(1 << 20);
-        found.push((MEMORY_BESIDE.to_owned(), beside));
+        let bounded = bounded.iter().sum::<f64>() / MEBIBYTE;
+        let allocated = found.iter().find(|(name, _)| name == ALLOCATED);
+        let allocated = allocated.map(|(_, bytes)| bytes / MEBIBYTE - bounded);
+        found.push((MEMORY_BESIDE.to_owned(), mebibytes(usage.rss) - bounded));
+        found.extend(allocated.map(|beside| (ALLOCATED_BESIDE.to_owned(), beside)));
     }
     Ok(found)
 }
@@ -182,16 +193,13 @@ async fn look(pid: u32, api: Api, every: Duration, readings: Arc<Mutex<Readings>
 
 fn slopes(options: &Options, total: Duration, readings: &Readings, report: &mut Report) {
     let from = total.as_secs_f64() * f64::from(options.settle_percent) / 100.0;
-    let has_tables = readings.iter().any(|it| it.name == MEMORY_BESIDE);
-    let judged = if has_tables { MEMORY_BESIDE } else { MEMORY };
+    let known = |name: &&str| readings.iter().any(|it| it.name == *name);
+    let judged = [ALLOCATED_BESIDE, MEMORY_BESIDE].into_iter().find(known);
+    let judged = judged.unwrap_or(MEMORY);
     for series in readings {
-        let settled: Vec<_> = series
-            .points
-            .iter()
-            .copied()
-            .filter(|(at, _)| *at >= from)
-            .collect();
-        let Some(found) = slope(&settled) else {
+        let points = series.points.iter().copied();
+        let settled: Vec<_> = points.filter(|(at, _)| *at >= from).collect();
+        let Some(found) = slope(&means(&settled, PARTS)) else {
             continue;
         };
         let (hourly, error) = (found.slope * 3_600.0, found.error * 3_600.0);
@@ -206,6 +214,15 @@ fn slopes(options: &Options, total: Duration, readings: &Readings, report: &mut 
             error,
             unit,
         );
+        if series.name == judged {
+            let hours = (total.as_secs_f64() - from) / 3_600.0;
+            let most = (hourly + 2.0 * error) * hours;
+            report.figure(
+                format!("{judged}: growth along the line, at most"),
+                most,
+                "MiB",
+            );
+        }
         if series.name == judged && hourly - 2.0 * error > options.memory_growth_max {
             report.missed(format!(
                 "{judged} grows by {hourly:.2} ± {error:.2} MiB/h, wanted at most {}",

@@ -31,6 +31,8 @@ const BACK: Duration = Duration::from_mins(2);
 const BACK_OFF: Duration = Duration::from_secs(2);
 /// How long a socket may take to end.
 const END: Duration = Duration::from_secs(20);
+/// A name of a figure.
+const SERVER_CPU: &str = "server CPU for a socket that comes back";
 /// How long nothing may arrive before what is missing counts as lost.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -52,9 +54,9 @@ pub(crate) struct Load {
     /// Seconds of traffic before each cut, and after the last.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Handshakes at a time. A real storm has no such bound; this program shares the machine.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=20_000))]
-    handshakes: u64,
+    /// Handshakes at a time; without it there is no bound, as in a real storm.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    handshakes: Option<u64>,
     /// Bytes of text in a message.
     #[arg(long, default_value_t = 128)]
     payload: usize,
@@ -81,7 +83,7 @@ impl Load {
             rate: 20,
             missed: 20,
             seconds,
-            handshakes: 256,
+            handshakes: None,
             payload: 128,
             codec: Codec::Json,
         }
@@ -119,18 +121,31 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
             float(yardstick.event_bytes),
             "bytes",
         );
-        report.ratio(Ratio::new(
-            &format!(
-                "{} sockets back and caught up, {} B, {}, slowest cut",
-                options.load.sockets,
-                options.load.payload,
-                options.load.codec.name()
-            ),
-            "s",
-            figure.slowest.as_secs_f64(),
-            yardstick.slowest.as_secs_f64(),
-            Aim::AtMost(1.5),
-        ));
+        let Load {
+            sockets,
+            payload,
+            codec,
+            ..
+        } = &options.load;
+        let size = format!("{payload} B, {}", codec.name());
+        for (cut, ours, bare) in [
+            ("median", figure.median, yardstick.median),
+            ("slowest", figure.slowest, yardstick.slowest),
+        ] {
+            let name = format!("{sockets} sockets back and caught up, {size}, {cut} cut");
+            let [ours, bare] = [ours, bare].map(|it| it.as_secs_f64());
+            report.ratio(Ratio::new(&name, "s", ours, bare, Aim::AtMost(1.5)));
+        }
+        if 0.0 < figure.cpu {
+            let name = format!("{SERVER_CPU}, {size}");
+            report.ratio(Ratio::new(
+                &name,
+                "µs",
+                figure.cpu,
+                yardstick.cpu,
+                Aim::None,
+            ));
+        }
     }
     Ok(report)
 }
@@ -138,8 +153,12 @@ pub(crate) async fn report(options: &Options, gateway: &Gateway) -> Result<Repor
 /// What a storm came to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Blown {
-    /// From the call back until the last socket had caught up, in the slowest cut.
+    /// From the call back until the last socket had caught up, in the middle one of the cuts.
+    median: Duration,
+    /// The same in the slowest cut.
     slowest: Duration,
+    /// CPU of the server for a socket that comes back, in microseconds; 0 where its process is not known.
+    cpu: f64,
     /// Bytes of an event, with what came in the same message.
     event_bytes: u64,
 }
@@ -191,7 +210,7 @@ pub(crate) async fn run(
         stage: stage.clone(),
         orders,
         handshakes: Arc::new(Semaphore::new(
-            usize::try_from(load.handshakes).unwrap_or(1),
+            usize::try_from(load.handshakes.unwrap_or(load.sockets)).unwrap_or(1),
         )),
         published: Arc::clone(&published),
         origin,
@@ -216,7 +235,8 @@ pub(crate) async fn run(
         stopped,
     ));
     let (mut subscribed, mut caught_up) = (Latencies::new(), Latencies::new());
-    let mut slowest = Duration::ZERO;
+    let mut cuts = Vec::new();
+    let mut cpu = Duration::ZERO;
     let mut highest = before.map_or(0, |usage| usage.rss);
     for cut in 1..=load.cuts {
         let name = format!("storm, cut {cut}");
@@ -225,6 +245,7 @@ pub(crate) async fn run(
         order.send(Order::Away).ok();
         gather(&mut backs, count, &name).await?;
         published.more(load.missed).await?;
+        let used = stage.pid.map(usage).transpose()?;
         let began = Instant::now();
         order.send(Order::Read).ok();
         for back in gather(&mut backs, count, &name)
@@ -235,8 +256,11 @@ pub(crate) async fn run(
             subscribed.record(back.subscribed);
             caught_up.record(back.caught_up);
         }
-        slowest = slowest.max(began.elapsed());
+        cuts.push(began.elapsed());
         let now = stage.pid.map(usage).transpose()?;
+        cpu += now.zip(used).map_or(Duration::ZERO, |(now, used)| {
+            now.cpu.saturating_sub(used.cpu)
+        });
         highest = highest.max(now.map_or(0, |usage| usage.rss));
     }
     progress::wait(Instant::now() + Duration::from_secs(load.seconds), "storm").await;
@@ -254,14 +278,18 @@ pub(crate) async fn run(
         float(u64::try_from(said.seqs.len()).unwrap_or(0)),
         "messages",
     );
-    report.figure(
-        "all back and caught up, slowest cut",
-        slowest.as_secs_f64(),
-        "s",
-    );
+    cuts.sort_unstable();
+    let of = |index: usize| cuts.get(index).copied().unwrap_or_default();
+    let (median, slowest) = (of(cuts.len() / 2), of(cuts.len().saturating_sub(1)));
+    for (cut, time) in [("median", median), ("slowest", slowest)] {
+        let name = format!("all back and caught up, {cut} cut");
+        report.figure(name, time.as_secs_f64(), "s");
+    }
     report.latency("called back → subscribed again", &subscribed);
     report.latency("called back → caught up", &caught_up);
+    let cpu = cpu.as_secs_f64() * 1e6 / (float(load.sockets) * f64::from(load.cuts));
     if let Some(before) = before {
+        report.figure(SERVER_CPU, cpu, "µs");
         report.figure(
             "server memory before the first cut",
             mebibytes(before.rss),
@@ -280,7 +308,9 @@ pub(crate) async fn run(
     report.figure("bytes an event", float(event_bytes), "bytes");
     report.errors(said.errors);
     Ok(Blown {
+        median,
         slowest,
+        cpu,
         event_bytes,
     })
 }
