@@ -88,6 +88,8 @@ fn packed_behind(
 ) -> Result<Vec<u8>, EncodeError> {
     let mut row = head_of(parts, room);
     rmp_serde::encode::write_named(&mut row, record)?;
+    // The engine keeps the row as it is in its table in memory, with any room that is left.
+    row.shrink_to_fit();
     Ok(row)
 }
 

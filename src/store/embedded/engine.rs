@@ -89,14 +89,17 @@ impl Engine {
             .worker_threads(WORKERS)
             .with_compaction_filter_factories(Arc::new(filters))
             .open()?;
-        // Block indexes of the newest tables stay in memory. Those of the others lie in blocks of their own, which come through
-        // the cache as all do: so memory does not grow with the store.
+        // Indexes and filters lie in blocks of their own, which come through the cache as all do: so memory does not grow with
+        // the store. Those of the newest tables too, for a table that moves down the levels unchanged keeps what it had
+        // pinned, and most tables of rows in the order of time do move so.
         let table = |name| {
             db.keyspace(name, || {
                 KeyspaceCreateOptions::default()
                     .max_memtable_size(MEMTABLE_BYTES_MAX)
-                    .index_block_partitioning_policy(PartitioningPolicy::new([false, true]))
-                    .index_block_pinning_policy(PinningPolicy::new([true, false]))
+                    .index_block_partitioning_policy(PartitioningPolicy::all(true))
+                    .index_block_pinning_policy(PinningPolicy::all(false))
+                    .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+                    .filter_block_pinning_policy(PinningPolicy::all(false))
             })
         };
         Ok(Self {
