@@ -205,9 +205,42 @@ pub(crate) fn means(points: &[(f64, f64)], parts: usize) -> Vec<(f64, f64)> {
     points.chunks(each).map(mean).collect()
 }
 
+/// Points without what follows another measure that was taken at each of them: a line through them has the growth that
+/// the other one does not explain.
+pub(crate) fn without(points: &[(f64, f64)], other: &[f64]) -> Vec<(f64, f64)> {
+    let share = |of: fn(&(f64, f64)) -> f64| {
+        let pairs: Vec<_> = other.iter().copied().zip(points.iter().map(of)).collect();
+        slope(&pairs).map_or(0.0, |line| line.slope)
+    };
+    let (of_x, of_y) = (share(|it| it.0), share(|it| it.1));
+    let pairs = points.iter().zip(other);
+    pairs
+        .map(|((x, y), other)| (x - of_x * other, y - of_y * other))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_measure_explains_is_no_growth() {
+        let waves: Vec<_> = (0..60)
+            .map(|x| f64::from(x % 7) + f64::from(x) / 9.0)
+            .collect();
+        let points: Vec<_> = (0..60)
+            .map(f64::from)
+            .zip(&waves)
+            .map(|(x, wave)| (x, 4.0 + 0.5 * x + 3.0 * wave))
+            .collect();
+        let found = slope(&without(&points, &waves)).unwrap();
+        assert!(
+            (found.slope - 0.5).abs() < 1e-9 && found.error < 1e-9,
+            "{found:?}"
+        );
+        let steady = slope(&without(&points, &[1.0; 60])).unwrap();
+        assert_eq!(steady, slope(&points).unwrap());
+    }
 
     #[test]
     fn waves_within_a_part_are_no_growth() {

@@ -13,7 +13,7 @@ use super::traffic::{Churn, Traffic};
 use crate::client::calls::Api;
 use crate::error::LoadError;
 use crate::metrics::Metrics;
-use crate::monitor::{means, slope};
+use crate::monitor::{means, slope, without};
 use crate::report::{Report, Series, float};
 use crate::server::{quiet, usage};
 use crate::target::{Gateway, TargetOptions};
@@ -196,10 +196,25 @@ fn slopes(options: &Options, total: Duration, readings: &Readings, report: &mut 
     let known = |name: &&str| readings.iter().any(|it| it.name == *name);
     let judged = [ALLOCATED_BESIDE, MEMORY_BESIDE].into_iter().find(known);
     let judged = judged.unwrap_or(MEMORY);
-    for series in readings {
+    let parts = |series: &Series| {
         let points = series.points.iter().copied();
         let settled: Vec<_> = points.filter(|(at, _)| *at >= from).collect();
-        let Some(found) = slope(&means(&settled, PARTS)) else {
+        means(&settled, PARTS)
+    };
+    let tables = readings.iter().find(|it| it.name == BOUNDED[0]);
+    let tables: Vec<_> = tables
+        .map(parts)
+        .into_iter()
+        .flatten()
+        .map(|(_, bytes)| bytes)
+        .collect();
+    for series in readings {
+        let mut line = parts(series);
+        // Tables take more than the bytes that are in them.
+        if series.name == ALLOCATED_BESIDE {
+            line = without(&line, &tables);
+        }
+        let Some(found) = slope(&line) else {
             continue;
         };
         let (hourly, error) = (found.slope * 3_600.0, found.error * 3_600.0);
