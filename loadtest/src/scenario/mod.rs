@@ -26,7 +26,10 @@ pub(crate) mod subscribers;
 pub(crate) mod traffic;
 pub(crate) mod yardstick;
 
+/// Bytes of a MiB.
+pub(crate) const MEBIBYTE: f64 = 1_048_576.0;
+
 /// Bytes as MiB.
 pub(crate) fn mebibytes(bytes: u64) -> f64 {
-    crate::report::float(bytes) / 1_048_576.0
+    crate::report::float(bytes) / MEBIBYTE
 }

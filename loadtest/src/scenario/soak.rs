@@ -7,9 +7,9 @@ use clap::Args;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::mebibytes;
 use super::pace::Pace;
 use super::traffic::{Churn, Traffic};
+use super::{MEBIBYTE, mebibytes};
 use crate::client::calls::Api;
 use crate::error::LoadError;
 use crate::metrics::Metrics;
@@ -34,7 +34,6 @@ const ALLOCATED_BESIDE: &str = "memory in use beside the store's tables and cach
 const BOUNDED: [&str; 2] = ["buho_store_buffer_bytes", "buho_store_cache_bytes"];
 /// The gauge of what the allocator has given out.
 const ALLOCATED: &str = "buho_memory_allocated_bytes";
-const MEBIBYTE: f64 = 1_048_576.0;
 /// A line is laid through the means of so many parts of what was read: readings that lie close together tell of the same
 /// table that fills or the same merge, and would make its standard error too small.
 const PARTS: usize = 24;
