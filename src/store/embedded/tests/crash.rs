@@ -110,6 +110,18 @@ async fn an_end_that_is_garbage_or_zero_is_left_out() {
 }
 
 #[tokio::test]
+async fn an_end_that_is_zero_from_any_byte_of_its_first_row_on_is_left_out() {
+    const HEADERS: u64 = 13 + 21;
+    for written in 1..=HEADERS {
+        let wreck = Wreck::new(2, 3_000).await;
+        let at = wreck.begin() + written;
+        let lost = usize::try_from(wreck.survey.end - at).unwrap();
+        wreck.journal().write_all_at(&vec![0; lost], at).unwrap();
+        wreck.opens_with((2, 2), 1).await;
+    }
+}
+
+#[tokio::test]
 async fn garbage_behind_the_end_is_left_out() {
     let wreck = Wreck::new(5, 3_000).await;
     wreck
