@@ -113,6 +113,8 @@ fn main() -> ExitCode {
         }
     }
     absences.iter().for_each(|line| say(line));
+    // Once more, where they are found although thousands of lines came after them.
+    Case::failed().iter().for_each(|line| say(line));
     if has_failed {
         ExitCode::FAILURE
     } else {

@@ -1,6 +1,9 @@
 //! A case: one test, run once for each store in a runtime and on a thread of its own.
 
+use std::any::Any;
+use std::mem::take;
 use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use futures_util::future::LocalBoxFuture;
@@ -12,6 +15,9 @@ use super::{Store, cluster};
 
 /// What the path of a case in this crate begins with.
 const OWN_CRATE: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
+
+/// What failed so far, a line each.
+static FAILED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// One test of a suite; [`cases!`] makes it.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +115,26 @@ impl Case {
         let runtime = runtime.worker_threads(2).enable_all().build()?;
         let body = move || runtime.block_on(store.during((self.body)()));
         let thread = thread::Builder::new().name(name.into()).spawn(body)?;
-        thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        thread.join().unwrap_or_else(|panic| {
+            let line = format!("{name} failed: {}", reason(&*panic));
+            FAILED
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(line);
+            resume_unwind(panic)
+        });
         Ok(())
     }
+
+    /// The cases that failed since it was asked last, each with its reason.
+    pub(crate) fn failed() -> Vec<String> {
+        take(&mut FAILED.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a panic said.
+fn reason(panic: &(dyn Any + Send)) -> &str {
+    let owned = || panic.downcast_ref::<String>().map(String::as_str);
+    let said = panic.downcast_ref::<&str>().copied().or_else(owned);
+    said.unwrap_or("a panic without words")
 }
