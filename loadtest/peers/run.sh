@@ -26,6 +26,7 @@ peers=("$@")
 
 export GOPATH=$out/go GOCACHE=$out/go/cache GOFLAGS=-modcacherw
 child=
+bad=0
 end() {
     if [ -n "$child" ]; then
         kill "$child" 2>/dev/null || true
@@ -49,6 +50,7 @@ ready() {
     return 1
 }
 
+# What a peer loses is told in its report, and keeps none of the others from their turn.
 peer() { # kind address pid
     "$load" peer "$1" --address "$2" --pid "$3" \
         --subscribers "${SUBSCRIBERS:-1000}" --seconds "${SECONDS_EACH:-10}" \
@@ -70,7 +72,7 @@ for name in "${peers[@]}"; do
             grep -q 'Server is ready' "$out/peer-nats.log" && break
             sleep 0.1
         done
-        peer nats 127.0.0.1:18422 "$child"
+        peer nats 127.0.0.1:18422 "$child" || bad=1
         end
         ;;
     centrifuge)
@@ -78,7 +80,7 @@ for name in "${peers[@]}"; do
         echo 'centrifuge v0.40.1' | tee "$out/peer-centrifuge.version"
         "$out/centrifuge-peer" >"$out/peer-centrifuge.log" 2>&1 &
         child=$!
-        peer centrifuge "$(ready "$out/peer-centrifuge.log")" "$child"
+        peer centrifuge "$(ready "$out/peer-centrifuge.log")" "$child" || bad=1
         end
         ;;
     wrk)
@@ -104,3 +106,4 @@ for name in "${peers[@]}"; do
         ;;
     esac
 done
+exit $bad
