@@ -137,8 +137,14 @@ async fn every_door_takes_messages_and_the_log_has_each_once(store: Store) {
             figure(&report, &format!("{door}: messages")) > 0.0,
             "{door}: {report:#}"
         );
+        // On a slow store little of a short window is written within it.
         assert!(
-            figure(&report, &format!("{door}: records a message, until quiet")) >= 1.0,
+            figure(&report, &format!("{door}: records a message")) > 0.0,
+            "{door}: {report:#}"
+        );
+        // The message, its event and its place in the outbox at least.
+        assert!(
+            figure(&report, &format!("{door}: records a message, until quiet")) >= 3.0,
             "{door}: {report:#}"
         );
     }
