@@ -1,8 +1,12 @@
 //! A tenant's journal: what makes a commit that touches many partitions one.
 //!
-//! A commit is first written into the journal's one partition: its changes in parts, the last part together with the
+//! A commit is first written into the journal's one partition: its changes in parts, the last part in one row with the
 //! mark that says where the tenant then stands. The mark decides: without it nothing has happened, with it everything
-//! has, and whoever opens the store next brings it into its rows. Only then are the rows written.
+//! has, and whoever opens the store next brings it into its rows. Only then are the rows written, and only then follows
+//! the tenant's next commit, whose mark takes the place of this one's.
+//!
+//! Mark and last part are one row because what one server alone has taken, and nobody has been told, may still be read,
+//! and is then given to the others: it must not be half of it. All other parts are in a quorum before the mark is sent.
 
 use actors::model::Cursor;
 use actors::ports::StoreError;
@@ -12,14 +16,11 @@ use super::database::{BATCH_BYTES_MAX, Database};
 use super::look::Look;
 use super::tenants::Ledger;
 
-/// Commits after which those that are in their rows are dropped.
-const DROP_EVERY: u64 = 64;
-
 /// A commit as the journal takes it.
 pub(super) struct Written {
     /// All parts but the last; harmless without the mark.
     pub(super) parts: Vec<Change>,
-    /// The last part, the mark, and what may go: written at once.
+    /// The mark with the last part, and what may go: written at once.
     pub(super) mark: Vec<Change>,
 }
 
@@ -33,25 +34,20 @@ pub(super) fn encode(
 ) -> Written {
     let mut bytes = Vec::new();
     changes.iter().for_each(|it| it.encode(&mut bytes));
-    let count = bytes.len().div_ceil(BATCH_BYTES_MAX);
-    let number = |it: usize| Cell::int(i32::try_from(it).unwrap_or(i32::MAX));
-    let mut parts: Vec<Change> = bytes
-        .chunks(BATCH_BYTES_MAX)
-        .enumerate()
-        .map(|(place, chunk)| {
-            let cells = vec![
-                tenant.clone(),
-                Cell::count(ledger.committed),
-                number(place),
-                number(count),
-                Cell::blob(chunk),
-            ];
-            Change::new(Kind::PutPart, cells)
-        })
-        .collect();
-    let mut mark: Vec<Change> = parts.pop().into_iter().collect();
-    mark.push(self::mark(tenant, ledger, fence));
-    if ledger.committed.is_multiple_of(DROP_EVERY) {
+    let mut chunks: Vec<&[u8]> = bytes.chunks(BATCH_BYTES_MAX).collect();
+    let tail = chunks.pop().unwrap_or_default();
+    let part = |(place, chunk): (usize, &[u8])| {
+        let cells = vec![
+            tenant.clone(),
+            Cell::count(ledger.committed),
+            Cell::int(narrow(place)),
+            Cell::blob(chunk),
+        ];
+        Change::new(Kind::PutPart, cells)
+    };
+    let mut parts: Vec<Change> = chunks.into_iter().enumerate().map(part).collect();
+    let mut mark = vec![mark_with(tenant, ledger, fence, parts.len(), tail)];
+    if ledger.has_parts {
         let cells = vec![tenant.clone(), Cell::count(ledger.applied)];
         mark.push(Change::new(Kind::DropCommits, cells));
     }
@@ -62,8 +58,12 @@ pub(super) fn encode(
     Written { parts, mark }
 }
 
-/// The row that says where a tenant stands.
+/// The row that says where a tenant stands, all of which is in its rows.
 pub(super) fn mark(tenant: &Cell, ledger: &Ledger, fence: i64) -> Change {
+    mark_with(tenant, ledger, fence, 0, &[])
+}
+
+fn mark_with(tenant: &Cell, ledger: &Ledger, fence: i64, parts: usize, tail: &[u8]) -> Change {
     let Cursor { epoch, seq } = ledger.sequencer.head();
     let cells = vec![
         tenant.clone(),
@@ -73,11 +73,17 @@ pub(super) fn mark(tenant: &Cell, ledger: &Ledger, fence: i64) -> Change {
         Cell::count(ledger.committed),
         Cell::count(ledger.applied),
         Cell::big(fence),
+        Cell::int(narrow(parts)),
+        Cell::blob(tail),
     ];
     Change::new(Kind::PutMark, cells)
 }
 
-/// The mark as it is read: tenant, epoch, head, floor, committed, applied.
+fn narrow(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// The mark as it is read: tenant, epoch, head, floor, committed, applied, parts, tail.
 type MarkRow = (
     scylla::value::CqlValue,
     Option<i32>,
@@ -85,15 +91,19 @@ type MarkRow = (
     Option<i64>,
     Option<i64>,
     Option<i64>,
+    Option<i32>,
+    Option<Vec<u8>>,
 );
 
 /// Where a tenant stands by its journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) head: Cursor,
     pub(super) floor: u64,
     pub(super) committed: u64,
-    pub(super) applied: u64,
+    applied: u64,
+    /// How many parts of the last commit lie beside its last one.
+    parts: i32,
+    tail: Vec<u8>,
 }
 
 /// Reads the mark; `None` for a tenant that has committed nothing.
@@ -101,7 +111,7 @@ pub(super) async fn read_mark(db: &Database, tenant: &Cell) -> Result<Option<Mar
     let Some(row) = db.row::<MarkRow>(Look::Mark, (tenant,)).await? else {
         return Ok(None);
     };
-    let (_, Some(epoch), Some(head), floor, Some(committed), applied) = row else {
+    let (_, Some(epoch), Some(head), floor, Some(committed), applied, parts, tail) = row else {
         return Ok(None);
     };
     let count = |it: i64| u64::try_from(it).map_err(|_| DAMAGED);
@@ -113,54 +123,43 @@ pub(super) async fn read_mark(db: &Database, tenant: &Cell) -> Result<Option<Mar
         floor: count(floor.unwrap_or_default())?,
         committed: count(committed)?,
         applied: count(applied.unwrap_or_default())?,
+        parts: parts.unwrap_or_default(),
+        tail: tail.unwrap_or_default(),
     }))
 }
 
 const DAMAGED: StoreError = StoreError::Damaged { what: "journal" };
 
-/// The changes of commits that may not be in their rows.
+/// The changes of the last commit, where they may not be in their rows.
 pub(super) async fn read_changes(
     db: &Database,
     tenant: &Cell,
-    mark: Mark,
+    mark: &Mark,
 ) -> Result<Vec<Change>, StoreError> {
-    let span = (
-        tenant,
-        Cell::count(mark.applied),
-        Cell::count(mark.committed),
-    );
-    let rows = db
-        .rows::<(i64, i32, Option<i32>, Option<Vec<u8>>)>(Look::Parts, span)
-        .await?;
-    let (mut changes, mut bytes, mut count) = (Vec::new(), Vec::new(), 0);
-    for (_, part, parts, body) in rows {
-        let (Some(parts), Some(body)) = (parts, body) else {
-            return Err(DAMAGED);
-        };
-        if part == 0 {
-            count = parts;
-        }
+    if mark.committed <= mark.applied {
+        return Ok(Vec::new());
+    }
+    let mut bytes = Vec::new();
+    if 0 < mark.parts {
         // A part behind the last one is what a commit left that did not come to its mark.
-        if count <= part {
-            continue;
+        let wanted = (tenant, Cell::count(mark.committed), Cell::int(mark.parts));
+        let parts: Vec<(Vec<u8>,)> = db.rows(Look::Parts, wanted).await?;
+        if narrow(parts.len()) != mark.parts {
+            return Err(DAMAGED);
         }
-        bytes.extend_from_slice(&body);
-        if part + 1 < count {
-            continue;
-        }
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let (change, behind) = Change::decode(rest).ok_or(DAMAGED)?;
-            changes.push(change);
-            rest = behind;
-        }
-        bytes.clear();
+        bytes = parts.into_iter().flat_map(|(it,)| it).collect();
     }
-    if bytes.is_empty() {
-        Ok(changes)
-    } else {
-        Err(DAMAGED)
+    bytes.extend_from_slice(&mark.tail);
+    let (mut changes, mut rest) = (Vec::new(), &bytes[..]);
+    while !rest.is_empty() {
+        let (change, behind) = Change::decode(rest).ok_or(DAMAGED)?;
+        changes.push(change);
+        rest = behind;
     }
+    if changes.is_empty() {
+        return Err(DAMAGED);
+    }
+    Ok(changes)
 }
 
 #[cfg(test)]
@@ -173,7 +172,7 @@ mod tests {
     fn a_commit_of_any_size_is_in_its_journal_by_small_batches_of_one_partition() {
         let tenant = Cell::id([7; 16]);
         let mut ledger = Ledger::new(TenantId::generate());
-        ledger.committed = DROP_EVERY;
+        (ledger.committed, ledger.has_parts) = (64, true);
         let most = BATCH_BYTES_MAX;
         for size in [0, 1, most - 100, most - 1, most, most + 1, 5 * most] {
             let cells = vec![Cell::text("c"), tenant.clone(), Cell::blob(vec![1; size])];
@@ -182,8 +181,16 @@ mod tests {
             change.encode(&mut bytes);
             let Written { parts, mark } = encode(&tenant, &ledger, 3, &[change], |_| 1_000);
             assert_eq!(parts.len() + 1, bytes.len().div_ceil(most), "{size}");
+            // The last part is in the row of the mark.
             let kinds: Vec<Kind> = mark.iter().map(|it| it.kind).collect();
-            assert_eq!(kinds, [Kind::PutPart, Kind::PutMark, Kind::DropCommits]);
+            assert_eq!(kinds, [Kind::PutMark, Kind::DropCommits]);
+            let tail = &bytes[parts.len() * most..];
+            assert_eq!(mark[0], {
+                let count = parts.len();
+                let mut wanted = mark_with(&tenant, &ledger, 3, count, tail);
+                wanted.stamp = mark[0].stamp;
+                wanted
+            });
             let bytes: usize = mark.iter().map(Change::weight).sum();
             assert!(bytes < 40 << 10, "{size}: {bytes}");
             let all = || parts.iter().chain(&mark);
@@ -192,5 +199,13 @@ mod tests {
             let stamps: Vec<i64> = all().map(|it| it.stamp).collect();
             assert!((1_000..).zip(&stamps).all(|(wanted, it)| wanted == *it));
         }
+    }
+
+    #[test]
+    fn parts_go_only_where_there_may_be_some() {
+        let tenant = Cell::id([7; 16]);
+        let ledger = Ledger::new(TenantId::generate());
+        let Written { parts, mark } = encode(&tenant, &ledger, 3, &[], |_| 1_000);
+        assert_eq!((parts.len(), mark.len()), (0, 1));
     }
 }

@@ -42,7 +42,7 @@ async fn load_tenant(shared: &Shared, slot: &Arc<Slot>) -> Result<Vec<Erasure>, 
     let db = &shared.db;
     let mut ledger = Ledger::new(slot.id());
     if let Some(mark) = read_mark(db, &slot.key()).await? {
-        let changes = read_changes(db, &slot.key(), mark).await?;
+        let changes = read_changes(db, &slot.key(), &mark).await?;
         shared
             .apply(changes)
             .await
@@ -52,6 +52,7 @@ async fn load_tenant(shared: &Shared, slot: &Arc<Slot>) -> Result<Vec<Erasure>, 
             floor: first_entry(shared, slot, mark.floor, mark.head.seq).await?,
             committed: mark.committed,
             applied: mark.committed,
+            has_parts: true,
         };
         let seq = mark.head.seq;
         let place = (slot.key(), Cell::count(seq / LOG_BUCKET), Cell::count(seq));

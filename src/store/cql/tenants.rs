@@ -29,6 +29,8 @@ pub(super) struct Ledger {
     pub(super) committed: u64,
     /// Commits up to here are in their rows, and the journal says so.
     pub(super) applied: u64,
+    /// Whether parts of commits may lie in the journal.
+    pub(super) has_parts: bool,
 }
 
 impl Ledger {
@@ -43,6 +45,7 @@ impl Ledger {
             floor: 0,
             committed: 0,
             applied: 0,
+            has_parts: false,
         }
     }
 }
