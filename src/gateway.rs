@@ -39,6 +39,7 @@ pub struct Gateway {
     api: ApiState,
     node: NodeHandle,
     store: Arc<dyn Store>,
+    cql: Option<Arc<CqlStore>>,
     simulator: Arc<Simulator>,
     operator: OperatorSocket,
     backups: Arc<Backups>,
@@ -138,7 +139,11 @@ impl Gateway {
         let listener = http::listen(address).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
-        let Stored { store, embedded } = open_store(&config, &clock).await?;
+        let Stored {
+            store,
+            embedded,
+            cql,
+        } = open_store(&config, &clock).await?;
         let base = ConnectorBase {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
@@ -198,6 +203,7 @@ impl Gateway {
             api,
             node,
             store,
+            cql,
             simulator,
             operator,
             backups,
@@ -212,6 +218,15 @@ impl Gateway {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Waits until another gateway has taken over what this one had in its database. Since this one then knows no more what
+    /// is so, it has to stop.
+    pub async fn overtaken(&self) {
+        match &self.cql {
+            Some(store) => store.overtaken().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Takes no more requests, ends those under way, lets the actors finish, and closes the store.
@@ -233,10 +248,11 @@ impl Gateway {
     }
 }
 
-/// The open store, and once more by itself where it is the embedded one.
+/// The open store, and once more as the one that it is.
 struct Stored {
     store: Arc<dyn Store>,
     embedded: Option<Arc<EmbeddedStore>>,
+    cql: Option<Arc<CqlStore>>,
 }
 
 async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Stored, StartError> {
@@ -246,6 +262,7 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Stored, S
             Ok(Stored {
                 store: Arc::<EmbeddedStore>::clone(&store),
                 embedded: Some(store),
+                cql: None,
             })
         }
         StoreKind::Cql => {
@@ -259,8 +276,9 @@ async fn open_store(config: &Config, clock: &Arc<dyn Clock>) -> Result<Stored, S
             };
             let store = Box::pin(CqlStore::open(options, Arc::clone(clock))).await?;
             Ok(Stored {
-                store,
+                store: Arc::<CqlStore>::clone(&store),
                 embedded: None,
+                cql: Some(store),
             })
         }
     }

@@ -15,6 +15,10 @@ use crate::demo;
 /// How long the demonstration may take to be laid out.
 const DEMO_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// What is said where a gateway that stood still for long finds that another one has come.
+const TAKEN: &str =
+    "another gateway has taken the cluster: one at a time may run on it; cql.cluster names another";
+
 /// What is done before the gateway says that it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
@@ -61,10 +65,10 @@ async fn live(config: Config, opening: Opening) -> Result<(), Failure> {
         () = ends.next() => None,
     };
     let outcome = match opened {
-        Some(Ok(())) => {
-            ends.next().await;
-            Ok(())
-        }
+        Some(Ok(())) => tokio::select! {
+            () = gateway.overtaken() => Err(Failure::failed(TAKEN)),
+            () = ends.next() => Ok(()),
+        },
         Some(Err(failure)) => Err(failure),
         None => Ok(()),
     };

@@ -65,6 +65,7 @@ impl Uses {
                 entries: Vec::new(),
                 claim: None,
                 urgency: Urgency::Soon,
+                is_baseless: None,
                 done: Box::new(drop),
             };
             // A store that takes nothing now may miss a use: the next one is told.

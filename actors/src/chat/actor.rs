@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
@@ -36,8 +36,9 @@ pub(super) struct Chatting {
     clock: Arc<dyn Clock>,
     trace: Arc<ChatTrace>,
     state: ChatState,
-    /// A job was refused: what this chat believes is not what is stored, so it takes nothing more.
-    is_gone: bool,
+    /// A job was refused: what this chat believes is not what is stored, so it takes nothing more. Set by whoever refuses,
+    /// so that nothing more is decided on it, and the store takes nothing that was.
+    is_gone: Arc<AtomicBool>,
     /// Steps that wait until their message was read. Bounded by the places of the door.
     waiting: HashMap<MessageId, Vec<(StepRequest, Reply<Taken>)>>,
     reads: JoinSet<()>,
@@ -87,7 +88,7 @@ impl Actor for ChatActor {
             clock,
             trace,
             state,
-            is_gone,
+            is_gone: Arc::new(AtomicBool::new(is_gone)),
             waiting: HashMap::new(),
             reads: JoinSet::new(),
         })
@@ -101,7 +102,7 @@ impl Actor for ChatActor {
     ) -> Result<(), ActorProcessingErr> {
         #[cfg(feature = "testing")]
         crate::testing::at_message("chat", &format_args!("{} {}", chat.home.device, chat.jid));
-        if chat.is_gone {
+        if chat.is_gone.load(Ordering::Acquire) {
             drop(myself.drain());
             // Where the store takes nothing, that is the reason; else the next one finds a successor.
             let why = chat.store.health().refusal();
@@ -175,7 +176,7 @@ impl Chatting {
             Write::Chat(Box::new(placed.row)),
         ];
         let owner = Arc::clone(&self.home.owner);
-        let myself = myself.clone();
+        let footing = self.footing(myself);
         let done = move |outcome| {
             let answer = match outcome {
                 Outcome::Committed { cursor } => {
@@ -183,15 +184,15 @@ impl Chatting {
                     Ok(SentMessage { cursor, ..sent })
                 }
                 Outcome::Replayed(kept) => {
-                    stale(&myself);
+                    footing.is_old();
                     SentMessage::try_from(kept)
                 }
                 Outcome::Mismatch => {
-                    stale(&myself);
+                    footing.is_old();
                     Err(CommandError::IdempotencyMismatch)
                 }
                 Outcome::Failed(error) => {
-                    stale(&myself);
+                    footing.is_lost();
                     Err(CommandError::of_commit(&error))
                 }
             };
@@ -219,7 +220,7 @@ impl Chatting {
                 Ok(placed) => placed,
                 Err(known) => {
                     // The first one may still be on its way to the store: the answer waits behind it.
-                    let done = told(myself, reply, move || Taken::Repeat(known));
+                    let done = told(self.footing(myself), reply, move || Taken::Repeat(known));
                     return self.submit(Vec::new(), Vec::new(), None, done);
                 }
             };
@@ -240,7 +241,7 @@ impl Chatting {
             upstream,
             Write::Chat(Box::new(placed.row)),
         ];
-        let done = told(myself, reply, move || Taken::New(id));
+        let done = told(self.footing(myself), reply, move || Taken::New(id));
         self.submit(writes, vec![placed.entry], None, done);
     }
 
@@ -255,14 +256,14 @@ impl Chatting {
                     state,
                 }];
                 writes.extend(self.leaves_outbox(&request));
-                let done = told(myself, reply, move || Taken::New(id));
+                let done = told(self.footing(myself), reply, move || Taken::New(id));
                 self.submit_soon(writes, vec![entry], done);
             }
             StepDecision::Nothing => {
                 let id = request.id;
                 match self.leaves_outbox(&request) {
                     Some(write) => {
-                        let done = told(myself, reply, move || Taken::Repeat(id));
+                        let done = told(self.footing(myself), reply, move || Taken::Repeat(id));
                         self.submit_soon(vec![write], Vec::new(), done);
                     }
                     None => reply.send(Ok(Taken::Repeat(id))),
@@ -351,22 +352,22 @@ impl Chatting {
             .iter()
             .map(|_| Write::Chat(Box::new(row.clone())))
             .collect();
-        let myself = myself.clone();
+        let footing = self.footing(myself);
         let done = move |outcome| {
             reply.send(match outcome {
                 Outcome::Committed { cursor: _ } => Ok(row),
                 // Reading twice is reading once: the present row is as good an answer as the first one. But it was not
                 // written, so it is not what the store holds.
                 Outcome::Replayed(_) => {
-                    stale(&myself);
+                    footing.is_old();
                     Ok(row)
                 }
                 Outcome::Mismatch => {
-                    stale(&myself);
+                    footing.is_old();
                     Err(CommandError::IdempotencyMismatch)
                 }
                 Outcome::Failed(error) => {
-                    stale(&myself);
+                    footing.is_lost();
                     Err(CommandError::of_commit(&error))
                 }
             });
@@ -392,6 +393,7 @@ impl Chatting {
             entries,
             claim,
             urgency: Urgency::Now,
+            is_baseless: Some(Arc::clone(&self.is_gone)),
             done: Box::new(done),
         };
         self.hand_in(job);
@@ -409,38 +411,59 @@ impl Chatting {
             entries,
             claim: None,
             urgency: Urgency::Soon,
+            is_baseless: Some(Arc::clone(&self.is_gone)),
             done: Box::new(done),
         });
     }
 
     fn hand_in(&mut self, job: Job) {
-        match self.store.submit(self.home.tenant, job) {
-            Ok(ticket) => self.trace.ticket.store(ticket.0, Ordering::Release),
-            Err(_refused) => self.is_gone = true,
+        // One that is refused is told so by `done`.
+        if let Ok(ticket) = self.store.submit(self.home.tenant, job) {
+            self.trace.ticket.store(ticket.0, Ordering::Release);
+        }
+    }
+
+    fn footing(&self, myself: &ActorRef<ChatMsg>) -> Footing {
+        Footing {
+            chat: myself.clone(),
+            is_gone: Arc::clone(&self.is_gone),
         }
     }
 }
 
+/// What a chat believes of its rows, for those who learn that it is not so.
+struct Footing {
+    chat: ActorRef<ChatMsg>,
+    is_gone: Arc<AtomicBool>,
+}
+
+impl Footing {
+    /// A job was not taken: nothing that builds on it may be.
+    fn is_lost(&self) {
+        self.is_gone.store(true, Ordering::Release);
+        self.is_old();
+    }
+
+    /// What the chat believes is no longer what is stored: it leaves, and its successor loads.
+    fn is_old(&self) {
+        let _heard = report(&self.chat, ChatMsg::Stale);
+    }
+}
+
 fn told(
-    myself: &ActorRef<ChatMsg>,
+    footing: Footing,
     reply: Reply<Taken>,
     taken: impl FnOnce() -> Taken + Send + 'static,
 ) -> impl FnOnce(Outcome) + Send + 'static {
-    let myself = myself.clone();
     move |outcome| {
         reply.send(match outcome {
             Outcome::Committed { cursor: _ } | Outcome::Replayed(_) | Outcome::Mismatch => {
                 Ok(taken())
             }
             Outcome::Failed(error) => {
-                stale(&myself);
+                footing.is_lost();
                 Err(CommandError::of_commit(&error))
             }
         });
     }
-}
-
-/// What the chat believes is no longer what is stored: it leaves, and its successor loads.
-fn stale(chat: &ActorRef<ChatMsg>) {
-    let _heard = report(chat, ChatMsg::Stale);
 }

@@ -234,6 +234,7 @@ impl Keeping {
             entries: Vec::new(),
             claim: None,
             urgency: Urgency::Soon,
+            is_baseless: None,
             done: Box::new(done),
         };
         let _told = self.store.submit(self.log.tenant(), job);

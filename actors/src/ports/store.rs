@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -250,6 +251,9 @@ pub struct Job {
     pub claim: Option<(Claim, Answer)>,
     /// Whether it may wait for company.
     pub urgency: Urgency,
+    /// Set by whoever submits, from the `done` of an earlier job that was not taken and that this one builds on: then this
+    /// one is refused as [`SubmitError::Busy`], also where the two cross.
+    pub is_baseless: Option<Arc<AtomicBool>>,
     /// Told what became of it, also where it is not taken.
     pub done: Done,
 }
@@ -461,6 +465,7 @@ pub async fn commit(
             entries,
             claim,
             urgency: Urgency::Now,
+            is_baseless: None,
             done,
         },
     )?;

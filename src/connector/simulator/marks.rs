@@ -116,6 +116,7 @@ impl Node {
             entries: Vec::new(),
             claim: None,
             urgency: Urgency::Soon,
+            is_baseless: None,
             done: Box::new(move |outcome| drop(tell.send(outcome))),
         };
         self.store.submit(line.tenant, job)?;

@@ -320,6 +320,7 @@ pub(crate) async fn the_last_row_of_a_chat_counts<O: Opener>(world: World<O>) {
             entries: vec![],
             claim: None,
             urgency: actors::ports::Urgency::Now,
+            is_baseless: None,
             done: Box::new(drop),
         };
         world.store.submit(world.tenant, job).unwrap();

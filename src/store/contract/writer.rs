@@ -189,6 +189,7 @@ pub(crate) async fn jobs_of_one_submitter_keep_their_order<O: Opener>(world: Wor
                     entries,
                     claim: None,
                     urgency: Urgency::Now,
+                    is_baseless: None,
                     done,
                 },
             )
@@ -230,6 +231,7 @@ fn hold<O: Opener>(world: &World<O>) -> mpsc::Sender<()> {
                 entries: vec![entry(world.now(), "{}")],
                 claim: None,
                 urgency: Urgency::Now,
+                is_baseless: None,
                 done,
             },
         )
@@ -244,6 +246,7 @@ fn quiet<O: Opener>(world: &World<O>, done: actors::ports::Done) -> Job {
         entries: vec![entry(world.now(), "{}")],
         claim: None,
         urgency: Urgency::Now,
+        is_baseless: None,
         done,
     }
 }
@@ -358,6 +361,7 @@ pub(crate) async fn passed_waits_until_the_job_is_settled<O: Opener>(world: Worl
         entries: vec![],
         claim: Some((claim("k", 2, until), answer("b"))),
         urgency: Urgency::Now,
+        is_baseless: None,
         done: Box::new(drop),
     };
     let ticket = world.store.submit(world.tenant, job).unwrap();

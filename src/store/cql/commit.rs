@@ -1,10 +1,10 @@
 //! A commit of one tenant: admit, journal, apply, show, tell.
 //!
 //! Until the journal's mark is sent nothing has happened: whoever waits past the deadline hears that nothing is written,
-//! and the commit is dropped. From then on it is tried until it is through, and the tenant's next commit waits, so that
-//! the order of a tenant has no hole; memory stays bounded by its queue. Nobody is told before the outcome is known: who
-//! asked has a deadline of its own, and an actor that took a commit for lost would not do what follows from it, such as
-//! handing a message to the network.
+//! and the commit is dropped, with all that waits behind it. From then on it is tried until it is through, and the
+//! tenant's next commit waits, so that the order of a tenant has no hole; memory stays bounded by its queue. Nobody is
+//! told before the outcome is known: who asked has a deadline of its own, and an actor that took a commit for lost would
+//! not do what follows from it, such as handing a message to the network.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -181,6 +181,7 @@ impl Shared {
                     | StoreError::Engine { .. } => SubmitError::Away,
                 };
                 refuse(jobs, refused);
+                self.throw_out(slot, refused);
                 return if refused == SubmitError::Failed {
                     Err(Given::Lost)
                 } else {
@@ -221,6 +222,9 @@ impl Shared {
             &plan.changes,
             stamps,
         );
+        // Those of a commit that is dropped before its mark stay as well.
+        ledger.has_parts |= !parts.is_empty();
+        plan.ledger.has_parts = !parts.is_empty();
         let records = plan.changes.len();
         let bytes = plan.changes.iter().map(Change::weight).sum();
         slot.hide(&plan.hidden);
@@ -246,6 +250,7 @@ impl Shared {
                     // The mark was never sent: nothing has happened, and nothing will.
                     drop(work);
                     plan.tell_all(|| SubmitError::Away.into());
+                    self.throw_out(slot, SubmitError::Away);
                     slot.show();
                     return Ok(());
                 }
@@ -270,6 +275,13 @@ impl Shared {
         self.show(slot, before, &mut plan);
         plan.told.into_iter().for_each(Told::tell_own);
         Ok(())
+    }
+
+    /// What waits behind a commit that was dropped may build on it: whoever is told so begins anew.
+    fn throw_out(&self, slot: &Slot, reason: SubmitError) {
+        let waiting = self.queue.throw_out_of(slot.id());
+        self.db.measures.settled(waiting.len());
+        refuse(waiting, reason);
     }
 
     fn show(&self, slot: &Slot, before: actors::model::Cursor, plan: &mut Plan<'_>) {

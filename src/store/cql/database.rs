@@ -28,7 +28,7 @@ use super::change::{Cell, Change, Kind};
 use super::connect::{CONNECT_MAX, connect, patient};
 use super::look::Look;
 use super::measures::{self, Measures};
-use crate::config::Cql;
+use crate::config::{Consistency, Cql};
 
 /// How long failures must last before the servers count as away: a second server can be asked meanwhile.
 const AWAY_AFTER: Duration = Duration::from_secs(2);
@@ -261,6 +261,11 @@ impl Database {
     /// The link, for what is not a row of the store.
     pub(super) fn link(&self) -> Arc<Link> {
         self.link.load_full()
+    }
+
+    /// Whether a read finds all that was acknowledged.
+    pub(super) fn reads_all(&self) -> bool {
+        self.cql.consistency != Consistency::One
     }
 
     /// Tries new links as long as the servers are away: the driver waits up to ten seconds between its own attempts.

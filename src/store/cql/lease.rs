@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use actors::model::EventId;
-use actors::ports::Clock;
 use scylla::client::session::Session;
 use scylla::cluster::Node;
 use scylla::errors::PrepareError;
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::statement::prepared::PreparedStatement;
+use scylla::value::CqlTimestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -26,8 +26,9 @@ use super::database::{Database, qualified};
 use super::schema::{Fault, transact};
 use crate::config::Cql;
 
-/// Microseconds of timestamps that are reserved at a time.
-const RESERVE: i64 = 300_000_000;
+/// How much longer than the lease timestamps are reserved for: about as long as its row lives, so that owners that come
+/// and go, and give nothing back, do not run ahead of the time. (ScyllaDB takes no timestamp that is three days ahead.)
+const RESERVE_SLACK: Duration = Duration::from_secs(5);
 /// How long one renewal may take, at least: there must be time to ask a second server where the first stands still.
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
 /// The pause after a renewal that failed, and the shortest between any two.
@@ -42,6 +43,8 @@ const TTL_SLACK: Duration = Duration::from_secs(4);
 /// How long giving the lease back may take.
 const RELEASE_MAX: Duration = Duration::from_secs(3);
 
+/// What time it is by the servers.
+const NOW: &str = "SELECT toTimestamp(now()) FROM system.local";
 const SELECT: &str = "SELECT holder, fence, stamp, WRITETIME(holder) FROM owners WHERE cluster = ?";
 const MAKE: &str = "INSERT INTO owners (cluster, fence, stamp) VALUES (?, 0, 0) IF NOT EXISTS";
 const TAKE: &str =
@@ -66,6 +69,7 @@ struct Term {
 /// The statements, prepared once: the driver prepares at all servers, and one that stands still keeps it waiting.
 #[derive(Clone, Debug)]
 struct Statements {
+    now: PreparedStatement,
     select: PreparedStatement,
     make: PreparedStatement,
     take: PreparedStatement,
@@ -88,6 +92,7 @@ impl Statements {
         let mut select = repeatable(SELECT).await?;
         select.set_consistency(serial(cql));
         Ok(Self {
+            now: session.prepare(NOW).await?,
             select,
             make: prepare(MAKE).await?,
             take: prepare(TAKE).await?,
@@ -107,7 +112,9 @@ pub(super) struct Lease {
     fence: i64,
     length: Duration,
     term: watch::Sender<Term>,
-    clock: Arc<dyn Clock>,
+    /// What time it was by the servers, in microseconds, and when that was. Timestamps follow that and no clock that can
+    /// jump: servers may refuse what is far ahead of theirs.
+    began: (i64, Instant),
     last: AtomicI64,
     reserved: AtomicI64,
     /// The most that was ever asked for: what the row has may be as much, answered or not.
@@ -119,11 +126,7 @@ type Owner = (Option<String>, Option<i64>, Option<i64>, Option<i64>);
 
 impl Lease {
     /// Takes a cluster; waits for the lease of an owner that is heard of no more.
-    pub(super) async fn take(
-        session: &Session,
-        cql: &Cql,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, OpenError> {
+    pub(super) async fn take(session: &Session, cql: &Cql) -> Result<Self, OpenError> {
         let (cluster, length) = (&*cql.cluster, cql.lease());
         let failed = |source| OpenError::Lease {
             cluster: cluster.to_owned(),
@@ -135,12 +138,14 @@ impl Lease {
         let holder = EventId::generate().to_string();
         let statements = Box::pin(Statements::prepare(session, cql)).await;
         let statements = statements.map_err(|it| failed(it.into()))?;
+        let now = now(session, &statements.now).await.map_err(failed)?;
+        let began = (now, Instant::now());
         let (mut renewed, mut renewals) = (None, 0);
         let give_up = Instant::now() + length * 2 + TTL_SLACK;
         loop {
             let owner = owner(session, &statements.select, cluster).await;
             let owner = owner.map_err(failed)?;
-            let Some((held_by, fence, stamp, since)) = owner else {
+            let Some((held_by, fence, stamp, renewed_at)) = owner else {
                 transact(session, &statements.make, (cluster,))
                     .await
                     .map_err(failed)?;
@@ -148,7 +153,10 @@ impl Lease {
             };
             let (fence, stamp) = (fence.unwrap_or_default(), stamp.unwrap_or_default());
             if held_by.is_some() {
-                if renewed.replace(since).is_some_and(|it| it != since) {
+                if renewed
+                    .replace(renewed_at)
+                    .is_some_and(|it| it != renewed_at)
+                {
                     renewals += 1;
                 }
                 if RENEWALS_SEEN <= renewals || give_up < Instant::now() {
@@ -157,7 +165,7 @@ impl Lease {
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            let reserved = stamp.max(micros(&*clock)) + RESERVE;
+            let reserved = stamp.max(since(began)) + reserve(length);
             let lease = Self {
                 statements: statements.clone(),
                 cluster: cluster.to_owned(),
@@ -171,7 +179,7 @@ impl Lease {
                 last: AtomicI64::new(stamp),
                 reserved: AtomicI64::new(reserved),
                 asked: AtomicI64::new(reserved),
-                clock: Arc::clone(&clock),
+                began,
             };
             let take = (lease.seconds(), &holder, cluster, fence);
             if transact(session, &statements.take, take)
@@ -209,9 +217,9 @@ impl Lease {
     /// The first of so many timestamps: greater than all that were given before, by whatever owner.
     pub(super) fn stamps(&self, count: usize) -> i64 {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        // A clock that jumps ahead must not use up what is reserved.
-        let reserved = self.reserved.load(Ordering::Acquire) - RESERVE / 4;
-        let now = micros(&*self.clock).min(reserved);
+        // What is reserved must not be used up by time alone.
+        let reserved = self.reserved.load(Ordering::Acquire) - reserve(self.length) / 4;
+        let now = since(self.began).min(reserved);
         let next = |last: i64| Some((last + 1).max(now) + count - 1);
         let before = self
             .last
@@ -240,6 +248,13 @@ impl Lease {
 
     pub(super) fn is_lost(&self) -> bool {
         self.term.borrow().lost
+    }
+
+    /// Waits until it is lost.
+    pub(super) async fn lost(&self) {
+        // The sender lives as long as `self`.
+        let mut term = self.term.subscribe();
+        let _lost = term.wait_for(|it| it.lost).await;
     }
 
     /// Renews the lease until it is lost, and so looks whether the servers answer: at once where a call has failed, since
@@ -293,10 +308,10 @@ impl Lease {
         if !transact(session, &self.statements.renew, renew).await? {
             return Ok(false);
         }
-        let ahead = self.last.load(Ordering::Acquire).max(micros(&*self.clock));
+        let ahead = self.last.load(Ordering::Acquire).max(since(self.began));
         let reserved = self.reserved.load(Ordering::Acquire);
-        if reserved - RESERVE / 2 < ahead {
-            let more = (ahead + RESERVE).max(self.asked.load(Ordering::Acquire));
+        if reserved - reserve(self.length) / 2 < ahead {
+            let more = (ahead + reserve(self.length)).max(self.asked.load(Ordering::Acquire));
             self.asked.store(more, Ordering::Release);
             // An older one that comes late puts nothing back.
             let reserve = (more, &self.cluster, self.fence, more);
@@ -331,8 +346,24 @@ async fn owner(
     Ok(rows.into_rows_result()?.maybe_first_row::<Owner>()?)
 }
 
-fn micros(clock: &dyn Clock) -> i64 {
-    clock.now().as_millis().saturating_mul(1_000)
+async fn now(session: &Session, now: &PreparedStatement) -> Result<i64, Fault> {
+    let rows = session.execute_unpaged(now, ()).await?.into_rows_result()?;
+    let (CqlTimestamp(millis),) = rows.first_row()?;
+    Ok(millis.saturating_mul(1_000))
+}
+
+/// What time it is by now.
+fn since((began, at): (i64, Instant)) -> i64 {
+    began.saturating_add(micros(at.elapsed()))
+}
+
+/// Microseconds of timestamps that are reserved at a time.
+fn reserve(length: Duration) -> i64 {
+    micros(length + RESERVE_SLACK)
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Whether every server syncs before it answers; `false` where one does not say.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actors::log::Entry;
+use actors::log::{Entry, Log};
 use actors::model::{TenantId, Timestamp};
 use actors::ports::{LogReader, StoreError};
 use async_trait::async_trait;
@@ -15,6 +15,16 @@ use crate::store::rows;
 
 /// Entries of one read.
 const READ_MAX: usize = 256;
+
+impl CqlStore {
+    /// Entries behind `after`, up to `last`, are not where they should be: they have aged away before the floor rose over
+    /// them. The time that they are kept was made longer after they were written, or nobody has trimmed for long.
+    fn aged(&self, log: &Log, after: u64, last: u64) {
+        if after < last && self.shared.db.reads_all() {
+            log.raise_floor(last);
+        }
+    }
+}
 
 #[async_trait]
 impl LogReader for CqlStore {
@@ -30,8 +40,8 @@ impl LogReader for CqlStore {
             return Ok(Vec::new());
         };
         // What lies behind the head is in the table before its rows are.
-        let (mut after, head) = (after.max(log.oldest().seq), log.head().seq);
-        let (mut found, mut bytes) = (Vec::new(), 0);
+        let (before, head) = (after.max(log.oldest().seq), log.head().seq);
+        let (mut after, mut found, mut bytes) = (before, Vec::new(), 0);
         while after < head && found.len() < entries_max {
             let bucket = (after + 1) / LOG_BUCKET;
             let bucket_end = (bucket + 1) * LOG_BUCKET - 1;
@@ -47,6 +57,9 @@ impl LogReader for CqlStore {
             let ends = rows.len() < limit;
             for (row,) in rows {
                 let entry = rows::unentry(tenant, &row)?;
+                if found.is_empty() {
+                    self.aged(&log, before, entry.cursor().seq - 1);
+                }
                 bytes += entry.weight();
                 if bytes_max < bytes && !found.is_empty() {
                     return Ok(found);
@@ -57,6 +70,9 @@ impl LogReader for CqlStore {
             if ends {
                 after = bucket_end;
             }
+        }
+        if found.is_empty() {
+            self.aged(&log, before, head);
         }
         Ok(found)
     }

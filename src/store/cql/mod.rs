@@ -224,9 +224,8 @@ impl CqlStore {
             tracing::info!(keyspace = cql.keyspace, "the schema was applied");
         }
         warn_of_loss(&session, &cql).await;
-        let taken = Lease::take(&session, &cql, Arc::clone(&clock));
-        let lease = Box::pin(taken).await?;
         let link = Box::pin(Link::prepare(session, &cql)).await?;
+        let lease = Box::pin(Lease::take(&link.session, &cql)).await?;
         let db = Database::new(link, &cql);
         let (erasures, to_erase) = mpsc::channel(ERASURES_MAX);
         let shared = Arc::new(Shared {
@@ -245,8 +244,17 @@ impl CqlStore {
         let (mut writer, mut beside) = (JoinSet::new(), JoinSet::new());
         beside.spawn(keep_lease(Arc::clone(&shared)));
         beside.spawn(keep_linked(Arc::clone(&shared)));
-        let left = Box::pin(load::load(&shared)).await;
-        for erasure in left.map_err(OpenError::Load)? {
+        let left = match Box::pin(load::load(&shared)).await {
+            Ok(left) => left,
+            Err(error) => {
+                beside.shutdown().await;
+                // Whoever tries again need not wait for its end.
+                let session = &shared.db.link().session;
+                Box::pin(shared.lease.release(session)).await;
+                return Err(OpenError::Load(error));
+            }
+        };
+        for erasure in left {
             if shared.erasures.try_send(erasure).is_err() {
                 tracing::info!("rows of a removed device are erased after the next start");
             }
@@ -268,6 +276,7 @@ impl CqlStore {
         writes: Vec<Write>,
         entries: Vec<EntryDraft>,
         claim: Option<(Claim, Answer)>,
+        is_baseless: Option<Arc<AtomicBool>>,
         done: &mut Option<Done>,
     ) -> Result<Ticket, SubmitError> {
         let slot = match self.existing(tenant) {
@@ -287,9 +296,17 @@ impl CqlStore {
             tracing::error!(%error, "a row could not be encoded");
             SubmitError::Failed
         })?;
-        let ticket = self.shared.queue.push(slot, encoded, done)?;
+        let ticket = self
+            .shared
+            .queue
+            .push(slot, encoded, is_baseless.as_deref(), done)?;
         self.shared.db.measures.queued();
         Ok(ticket)
+    }
+
+    /// Waits until another gateway has the cluster: then this one may neither write nor be believed.
+    pub(crate) async fn overtaken(&self) {
+        self.shared.lease.lost().await;
     }
 
     fn db(&self) -> Result<&Database, StoreError> {
@@ -370,10 +387,11 @@ impl actors::ports::Writer for CqlStore {
             claim,
             // A commit takes what waits, and there is nothing to save by waiting for more.
             urgency: _,
+            is_baseless,
             done,
         } = job;
         let mut done = Some(done);
-        let taken = self.take(tenant, writes, entries, claim, &mut done);
+        let taken = self.take(tenant, writes, entries, claim, is_baseless, &mut done);
         if let (Err(refused), Some(done)) = (taken, done) {
             done(Outcome::Failed(refused.into()));
         }

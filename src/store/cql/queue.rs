@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actors::model::TenantId;
 use actors::ports::{Done, SubmitError, Ticket};
@@ -104,11 +105,13 @@ impl Queue {
         }
     }
 
-    /// Puts a job at the end of its tenant's queue. `done` is taken only with it.
+    /// Puts a job at the end of its tenant's queue. `done` is taken only with it. What it builds on is looked at behind the
+    /// lock, so that it is either thrown out with that or not taken.
     pub(super) fn push(
         &self,
         slot: Arc<Slot>,
         job: Encoded,
+        is_baseless: Option<&AtomicBool>,
         done: &mut Option<Done>,
     ) -> Result<Ticket, SubmitError> {
         let tenant = slot.id();
@@ -120,6 +123,9 @@ impl Queue {
         } = &mut *inner;
         if let Some(reason) = stopped {
             return Err(*reason);
+        }
+        if is_baseless.is_some_and(|it| it.load(Ordering::Acquire)) {
+            return Err(SubmitError::Busy);
         }
         let fifo = fifos.entry(tenant).or_insert_with(|| Fifo {
             slot,
@@ -194,20 +200,27 @@ impl Queue {
         let mut inner = self.inner.lock();
         let Inner { fifos, ready, .. } = &mut *inner;
         ready.clear();
-        let mut out = Vec::new();
-        for fifo in fifos.values_mut() {
-            self.waiting
-                .decrement(narrow(std::mem::take(&mut fifo.bytes)));
-            let Some(last) = fifo.jobs.back().map(|it| it.ticket) else {
-                continue;
-            };
+        let fifos = fifos.values_mut();
+        fifos.flat_map(|it| self.empty(it)).collect()
+    }
+
+    /// Hands out what of a tenant waits behind its commit under way, which was not taken: it may build on that.
+    pub(super) fn throw_out_of(&self, tenant: TenantId) -> Vec<Queued> {
+        let mut inner = self.inner.lock();
+        let fifo = inner.fifos.get_mut(&tenant);
+        fifo.map(|it| self.empty(it)).unwrap_or_default()
+    }
+
+    fn empty(&self, fifo: &mut Fifo) -> Vec<Queued> {
+        self.waiting
+            .decrement(narrow(std::mem::take(&mut fifo.bytes)));
+        if let Some(last) = fifo.jobs.back().map(|it| it.ticket) {
             fifo.thrown_out = last;
             if !fifo.busy {
                 fifo.slot.settle(last);
             }
-            out.extend(fifo.jobs.drain(..));
         }
-        out
+        fifo.jobs.drain(..).collect()
     }
 
     /// Why no more jobs are taken.
@@ -224,4 +237,49 @@ impl Queue {
 
 fn narrow(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tenants::Tenants;
+    use super::*;
+
+    fn pushed(queue: &Queue, slot: &Arc<Slot>, base: &AtomicBool) -> Result<Ticket, SubmitError> {
+        let job = Encoded::of("c", slot, Vec::new(), Vec::new(), None).unwrap();
+        let mut done: Option<Done> = Some(Box::new(drop));
+        let pushed = queue.push(Arc::clone(slot), job, Some(base), &mut done);
+        assert_eq!(pushed.is_ok(), done.is_none(), "who is refused is told so");
+        pushed
+    }
+
+    fn taken(queue: &Queue) -> Arc<Slot> {
+        match queue.next() {
+            Next::Jobs(slot, _) => slot,
+            Next::Nothing | Next::End => panic!("nothing waits"),
+        }
+    }
+
+    #[test]
+    fn what_builds_on_a_job_that_was_not_taken_is_not_taken() {
+        let (queue, tenants) = (Queue::new(9, 1 << 20), Tenants::new("c"));
+        let [one, other] = [0; 2].map(|_| tenants.slot_or_new(TenantId::generate()));
+        let (base, others) = (AtomicBool::new(false), AtomicBool::new(false));
+        pushed(&queue, &one, &base).unwrap();
+        assert_eq!(taken(&queue).id(), one.id());
+        // It waits behind the commit that will be dropped.
+        let waiting = pushed(&queue, &one, &base).unwrap();
+        pushed(&queue, &other, &others).unwrap();
+        base.store(true, Ordering::Release);
+        let thrown_out = queue.throw_out_of(one.id());
+        let tickets: Vec<u64> = thrown_out.iter().map(|it| it.ticket).collect();
+        assert_eq!(tickets, [waiting.0]);
+        // This one was decided before its chat heard of it.
+        assert_eq!(pushed(&queue, &one, &base), Err(SubmitError::Busy));
+        // Whoever loads anew goes on, behind what was thrown out.
+        let next = pushed(&queue, &one, &AtomicBool::new(false)).unwrap();
+        assert!(waiting < next);
+        queue.through(&one);
+        assert_eq!(taken(&queue).id(), other.id(), "others lose nothing");
+        assert_eq!(taken(&queue).id(), one.id());
+    }
 }

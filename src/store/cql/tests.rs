@@ -51,6 +51,7 @@ pub(crate) const CASES: &[Inside] = inside![
     gateways_that_start_at_once_make_one_schema,
     rows_of_a_removed_device_are_erased,
     rows_that_age_go_by_themselves,
+    a_log_whose_first_entries_have_aged_away_begins_behind_them,
     calls_wait_for_a_place_among_those_under_way,
     a_page_in_the_middle_costs_what_the_first_costs.of_minutes(),
 ];
@@ -363,6 +364,39 @@ async fn rows_that_age_go_by_themselves() {
     let kept = left(kept, key).await;
     // As long as it counts, and an hour.
     assert!((7_200 - 600..=7_200).contains(&kept), "{kept}");
+    store.close().await;
+}
+
+async fn a_log_whose_first_entries_have_aged_away_begins_behind_them() {
+    let (house, store) = House::new().await;
+    let entries = vec![entry(house.clock.now(), "{}"); 5];
+    committed(commit(&*store, house.tenant, vec![], entries, None).await);
+    let slot = store.existing(house.tenant).unwrap();
+    let session = &store.shared.db.link().session;
+    let ages = async |seq: u64| {
+        let (keyspace, stamp) = (&store.shared.keyspace, store.shared.lease.stamps(1));
+        let cql = format!(
+            "DELETE FROM {keyspace}.event_log USING TIMESTAMP {stamp} WHERE tenant = ? AND bucket = 0 AND seq = ?"
+        );
+        let age = session.prepare(cql).await.unwrap();
+        let key = (slot.key(), Cell::count(seq));
+        session.execute_unpaged(&age, key).await.unwrap();
+    };
+    let read = async |after| {
+        let found = store.entries(house.tenant, after, 9, usize::MAX);
+        let found = found.await.unwrap();
+        found.iter().map(|it| it.cursor().seq).collect::<Vec<_>>()
+    };
+    let oldest = || store.log(house.tenant).unwrap().oldest().seq;
+    for seq in 1..=3 {
+        ages(seq).await;
+    }
+    assert_eq!((read(2).await, oldest()), (vec![4, 5], 3));
+    assert_eq!((read(0).await, oldest()), (vec![4, 5], 3));
+    for seq in 4..=5 {
+        ages(seq).await;
+    }
+    assert_eq!((read(3).await, oldest()), (vec![], 5));
     store.close().await;
 }
 

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use actors::log::{Log, RingBudget};
@@ -368,10 +369,14 @@ impl actors::ports::Writer for EmbeddedStore {
             entries,
             claim,
             urgency,
+            is_baseless,
             done,
         } = job;
         let mut done = Some(done);
-        let taken = self.take(tenant, writes, entries, claim, urgency, &mut done);
+        let taken = match is_baseless {
+            Some(it) if it.load(Ordering::Acquire) => Err(SubmitError::Busy),
+            Some(_) | None => self.take(tenant, writes, entries, claim, urgency, &mut done),
+        };
         if let (Err(refused), Some(done)) = (taken, done) {
             done(Outcome::Failed(refused.into()));
         }

@@ -375,6 +375,7 @@ async fn what_waits_behind_a_removal_leaves_no_rows() {
         entries: vec![],
         claim: None,
         urgency: Urgency::Now,
+        is_baseless: None,
         done,
     };
     let hold = Box::new(move |_| {
@@ -445,6 +446,7 @@ async fn one_large_job_passes_an_empty_queue() {
         entries: vec![],
         claim: None,
         urgency: Urgency::Now,
+        is_baseless: None,
         done: Box::new(drop),
     };
     store.submit(house.tenant, job).unwrap();

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use gateway::testing::on_servers;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use super::binary::{Binary, buho, run, serve_arguments};
-use crate::house::{Case, Store, cases};
+use crate::house::{Case, Store, cases, phone, text};
 
 async fn serve(data: &Path) -> (Option<i32>, String) {
     let arguments = serve_arguments(data);
@@ -54,6 +55,35 @@ async fn the_environment_is_taken_and_an_argument_wins() {
     let mut gateway = Binary::start(command, &data).await;
     gateway.tenant().await.get("/v1/me").await.expect(200);
     assert!(gateway.terminate().await.success());
+}
+
+async fn one_that_is_overtaken_while_it_stands_still_is_1() {
+    let folder = tempdir().unwrap();
+    let (data, other) = (folder.path().join("data"), folder.path().join("other"));
+    // Of two folders, but on one cluster.
+    let settings = Store::current().settings(&data);
+    let mut first = Binary::serve_on(&data, &settings).await;
+    let client = first.tenant().await;
+    let device = client.device("one").await;
+    let mut socket = client.socket().await;
+    socket.subscribe(json!({}), "now").await;
+    first.signal(Signal::STOP);
+    let mut second = Binary::serve_on(&other, &settings).await;
+    second.lead(&client);
+    let body = json!({"to": phone(0), "content": text("to the second")});
+    let sent = device.post("/messages", body).await.expect(202);
+    first.signal(Signal::CONT);
+    // Whoever reads from it is sent away, since all that comes is on the other one.
+    assert_eq!(socket.until_close().await, 4001);
+    assert_eq!(first.ended().await.code(), Some(1));
+    let log = first.log();
+    assert!(
+        log.contains("another gateway has taken the cluster"),
+        "{log}"
+    );
+    let id = sent["id"].as_str().unwrap();
+    device.get(&format!("/messages/{id}")).await.expect(200);
+    assert!(second.terminate().await.success());
 }
 
 async fn a_store_in_use_is_3_and_the_first_goes_on() {
@@ -187,6 +217,9 @@ pub(crate) const CASES: &[Case] = cases![
     a_store_in_use_is_3_and_the_first_goes_on.embedded(),
     a_folder_that_is_a_file_is_3.embedded(),
     an_address_in_use_is_1.embedded(),
+    one_that_is_overtaken_while_it_stands_still_is_1
+        .threaded()
+        .cql(),
     a_socket_path_too_long_is_2_and_names_the_option.embedded(),
     the_operators_socket_is_for_its_owner_alone_and_a_stale_one_blocks_nothing,
 ];

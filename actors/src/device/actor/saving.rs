@@ -31,6 +31,7 @@ impl Working {
             entries,
             claim: None,
             urgency: Urgency::Now,
+            is_baseless: None,
             done,
         };
         let _told = self.shared.store().submit(self.shared.tenant(), job);
