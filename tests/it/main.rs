@@ -110,6 +110,7 @@ fn main() -> ExitCode {
             let passed = done.num_passed;
             let took = begun.elapsed().as_secs();
             say(&format!("`{store}`: {passed} cases passed in {took} s"));
+            Case::slowest().iter().for_each(|line| say(line));
         }
     }
     absences.iter().for_each(|line| say(line));

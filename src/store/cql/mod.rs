@@ -276,7 +276,7 @@ impl CqlStore {
         writes: Vec<Write>,
         entries: Vec<EntryDraft>,
         claim: Option<(Claim, Answer)>,
-        is_baseless: Option<Arc<AtomicBool>>,
+        is_baseless: Option<&AtomicBool>,
         done: &mut Option<Done>,
     ) -> Result<Ticket, SubmitError> {
         let slot = match self.existing(tenant) {
@@ -296,10 +296,7 @@ impl CqlStore {
             tracing::error!(%error, "a row could not be encoded");
             SubmitError::Failed
         })?;
-        let ticket = self
-            .shared
-            .queue
-            .push(slot, encoded, is_baseless.as_deref(), done)?;
+        let ticket = self.shared.queue.push(slot, encoded, is_baseless, done)?;
         self.shared.db.measures.queued();
         Ok(ticket)
     }
@@ -391,7 +388,14 @@ impl actors::ports::Writer for CqlStore {
             done,
         } = job;
         let mut done = Some(done);
-        let taken = self.take(tenant, writes, entries, claim, is_baseless, &mut done);
+        let taken = self.take(
+            tenant,
+            writes,
+            entries,
+            claim,
+            is_baseless.as_deref(),
+            &mut done,
+        );
         if let (Err(refused), Some(done)) = (taken, done) {
             done(Outcome::Failed(refused.into()));
         }

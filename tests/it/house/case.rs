@@ -3,8 +3,9 @@
 use std::any::Any;
 use std::mem::take;
 use std::panic::resume_unwind;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
 use gateway::testing::Inside;
@@ -18,6 +19,11 @@ const OWN_CRATE: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
 
 /// What failed so far, a line each.
 static FAILED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// How long each took that has ended since it was asked last.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+/// How many of the slowest are named.
+const SLOWEST: usize = 5;
 
 /// One test of a suite; [`cases!`] makes it.
 #[derive(Clone, Copy, Debug)]
@@ -114,13 +120,13 @@ impl Case {
         };
         let runtime = runtime.worker_threads(2).enable_all().build()?;
         let body = move || runtime.block_on(store.during((self.body)()));
+        let begun = Instant::now();
         let thread = thread::Builder::new().name(name.into()).spawn(body)?;
-        thread.join().unwrap_or_else(|panic| {
+        let ended = thread.join();
+        locked(&TIMES).push((begun.elapsed(), name.into()));
+        ended.unwrap_or_else(|panic| {
             let line = format!("{name} failed: {}", reason(&*panic));
-            FAILED
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(line);
+            locked(&FAILED).push(line);
             resume_unwind(panic)
         });
         Ok(())
@@ -128,8 +134,21 @@ impl Case {
 
     /// The cases that failed since it was asked last, each with its reason.
     pub(crate) fn failed() -> Vec<String> {
-        take(&mut FAILED.lock().unwrap_or_else(PoisonError::into_inner))
+        take(&mut *locked(&FAILED))
     }
+
+    /// The slowest cases since it was asked last: what to look at where the suites take too long.
+    pub(crate) fn slowest() -> Vec<String> {
+        let mut times = take(&mut *locked(&TIMES));
+        times.sort_by(|one, other| other.cmp(one));
+        times.truncate(SLOWEST);
+        let line = |(took, name): (Duration, String)| format!("{name} took {} s", took.as_secs());
+        times.into_iter().map(line).collect()
+    }
+}
+
+fn locked<T>(list: &Mutex<T>) -> MutexGuard<'_, T> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a panic said.

@@ -51,7 +51,11 @@ impl Store {
 ",
                 data.display()
             ),
-            Self::Cql => cql_settings(data, server::contact_points(), 1),
+            Self::Cql => {
+                let settings = cql_settings(data, server::contact_points(), 1);
+                // Nothing is wrong with these servers, but the machine may be busy with many cases at once.
+                format!("{settings}cql.request_time_max_ms = 8000\n")
+            }
         }
     }
 }
