@@ -192,7 +192,7 @@ impl Chatting {
                     Err(CommandError::IdempotencyMismatch)
                 }
                 Outcome::Failed(error) => {
-                    footing.is_lost();
+                    footing.is_lost(&error);
                     Err(CommandError::of_commit(&error))
                 }
             };
@@ -367,7 +367,7 @@ impl Chatting {
                     Err(CommandError::IdempotencyMismatch)
                 }
                 Outcome::Failed(error) => {
-                    footing.is_lost();
+                    footing.is_lost(&error);
                     Err(CommandError::of_commit(&error))
                 }
             });
@@ -438,9 +438,11 @@ struct Footing {
 }
 
 impl Footing {
-    /// A job was not taken: nothing that builds on it may be.
-    fn is_lost(&self) {
-        self.is_gone.store(true, Ordering::Release);
+    /// A job was not taken: nothing that builds on it may be. (Of a device that is no more, nothing ever is.)
+    fn is_lost(&self, why: &StoreError) {
+        if !matches!(why, StoreError::Gone) {
+            self.is_gone.store(true, Ordering::Release);
+        }
         self.is_old();
     }
 
@@ -461,7 +463,7 @@ fn told(
                 Ok(taken())
             }
             Outcome::Failed(error) => {
-                footing.is_lost();
+                footing.is_lost(&error);
                 Err(CommandError::of_commit(&error))
             }
         });
