@@ -260,14 +260,11 @@ impl Chatting {
                 self.submit_soon(writes, vec![entry], done);
             }
             StepDecision::Nothing => {
+                // The first one may still be on its way to the store: the answer waits behind it.
                 let id = request.id;
-                match self.leaves_outbox(&request) {
-                    Some(write) => {
-                        let done = told(self.footing(myself), reply, move || Taken::Repeat(id));
-                        self.submit_soon(vec![write], Vec::new(), done);
-                    }
-                    None => reply.send(Ok(Taken::Repeat(id))),
-                }
+                let writes = self.leaves_outbox(&request).into_iter().collect();
+                let done = told(self.footing(myself), reply, move || Taken::Repeat(id));
+                self.submit_soon(writes, Vec::new(), done);
             }
             StepDecision::Unknown => self.read_for(myself, request, reply),
         }

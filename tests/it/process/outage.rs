@@ -394,6 +394,54 @@ async fn what_was_written_without_a_word_is_of_unknown_outcome_and_there_once() 
     assert!(gateway.terminate().await.success());
 }
 
+/// Calls are given up long before the servers count as away.
+const IMPATIENT: &str = "chats.command_time_max_ms = 500\ncql.request_time_max_ms = 5000\n";
+/// How long after a message its receipt comes.
+const RECEIPT_MS: u64 = 3_000;
+/// How soon what waits is refused once the servers count as away.
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+
+async fn a_receipt_that_is_told_again_and_then_refused_is_not_lost() {
+    let cluster = Cluster::start(1).await;
+    let server: SocketAddr = cluster.contact_points()[0].parse().unwrap();
+    let proxy = Proxy::open((server.ip(), 0).into(), server).await;
+    let folder = tempdir().unwrap();
+    let data = folder.path().join("data");
+    let settings = cql_settings(&data, &[proxy.address().to_string()], 1) + IMPATIENT;
+    let mut gateway = Binary::serve_on(&data, &settings).await;
+    let client = gateway.tenant().await;
+    let device = client.device("one").await;
+    let slow = json!({"auto_receipts": {"deliver_ms": RECEIPT_MS, "read_ms": null}});
+    device.phone_behaves("*", slow).await;
+    // On a busy machine a receipt may be there before anybody has looked.
+    let id = loop {
+        let sent = device.send(&phone(0), "its receipt comes late").await;
+        let id = sent["id"].as_str().unwrap().to_owned();
+        let mut status = Value::Null;
+        let has_left = async || {
+            status = device.message(&id).await["status"].clone();
+            status != "queued"
+        };
+        until("it has left", has_left).await;
+        if status == "sent" {
+            break id;
+        }
+    };
+    proxy.withhold_answers();
+    // The receipt waits behind this one, for longer than the network waits for an answer.
+    let body = json!({"to": phone(0), "content": text("written without a word")});
+    let sent = device.post("/messages", body).await;
+    sent.problem(504, "outcome_unknown");
+    let nobody = client.anonymous();
+    let is_away = async || nobody.get("/health/ready").await.status == 503;
+    until("the servers count as away", is_away).await;
+    sleep(REFUSED_WITHIN).await;
+    proxy.heal();
+    until_settled(&client, std::slice::from_ref(&device)).await;
+    assert_eq!(device.message(&id).await["status"], "delivered");
+    assert!(gateway.terminate().await.success());
+}
+
 /// Servers that say yes before they have written it down.
 const LAX: &[(&str, &str)] = &[("BUHO_CQL_SYNC", "periodic")];
 
@@ -412,6 +460,9 @@ async fn a_start_says_where_something_acknowledged_may_be_lost() {
 
 pub(crate) const CASES: &[Case] = cases![
     a_start_says_where_something_acknowledged_may_be_lost
+        .threaded()
+        .own_servers(),
+    a_receipt_that_is_told_again_and_then_refused_is_not_lost
         .threaded()
         .own_servers(),
     a_server_that_is_killed_is_waited_for
