@@ -100,8 +100,9 @@ nodes() { local dir; for dir in "$RUN"/n[1-3]; do [[ -d $dir ]] && echo "${dir##
 process() {
     local pid
     [[ -s $RUN/n$1/pid ]] && pid=$(<"$RUN/n$1/pid") || return 1
-    [[ $(ps -o args= -p "$pid" 2>/dev/null) == *CassandraDaemon* ]] && echo "$pid"
+    is_node "$pid" && echo "$pid"
 }
+is_node() { [[ $(ps -ww -o args= -p "$1" 2>/dev/null) == *CassandraDaemon* ]]; }
 
 # A process that ends loses its arguments before its last thread (`l`) and with it its sockets.
 is_going() { local state; state=$(ps -o stat= -p "$(cat "$RUN/n$1/pid" 2>/dev/null)" 2>/dev/null) && [[ $state != Z* || $state == *l* ]]; }
@@ -146,6 +147,7 @@ start_one() {
     local node=$1 dir="$RUN/n$1" java jamm seeds
     ((node >= 1 && node <= 3)) || die 'nodes are 1, 2 and 3'
     if ! process "$node" >/dev/null; then
+        ! is_up "$node" || die "another server listens at $NET.$node:$PORT: choose another BUHO_CQL_NET or BUHO_CQL_PORT"
         java=$(java17)
         mkdir -p "$dir"
         [[ $TLS == 0 ]] || certificate "$dir" "$NET.$node" 2>>"$dir/log"
@@ -186,29 +188,34 @@ start() {
     exec 9>"$RUN/starting"
     flock 9
     echo "$total" >"$RUN/total"
+    # Before the nodes: who starts them may be ended meanwhile.
+    if [[ -n $GUARD ]]; then setsid "$0" guard </dev/null >/dev/null 2>&1 8>&- 9>&- & fi
     for ((node = 1; node <= total; node++)); do start_one "$node"; done
     together
-    if [[ -n $GUARD ]]; then setsid "$0" guard </dev/null >/dev/null 2>&1 8>&- 9>&- & fi
 }
 
 # Tests cannot be relied on to stop what they started: they hold a lock, which ends with them whatever happens.
 guard() {
-    local idle=0
+    local idle=0 pid pids=()
     exec 7>"$RUN/guarding"
     flock -n 7 || exit 0
-    # A folder that was deleted has nothing left to guard.
     while [[ -d $RUN ]]; do
+        pids=($(cat "$RUN"/n[1-3]/pid 2>/dev/null || true))
         sleep 1
         if flock -n "$RUN/users" true; then idle=$((idle + 1)); else idle=0; fi
         # Whoever comes while it is wiped waits for the lock, and finds nothing running.
         if ((idle >= GUARD)) && flock -n "$RUN/users" "$0" wipe; then exit 0; fi
     done
+    # The folder was deleted, and what ran in it may not have ended.
+    for pid in "${pids[@]}"; do if is_node "$pid"; then kill -KILL "$pid" || true; fi; done
 }
 
 signal() {
     local node pid
     for node in ${2:-$(nodes)}; do
-        if pid=$(process "$node"); then kill "-$1" "$pid"; fi
+        if pid=$(process "$node"); then kill "-$1" "$pid" 2>/dev/null || true
+        elif [[ -n ${2:-} ]]; then die "node $node does not run"
+        fi
     done
 }
 ended() {

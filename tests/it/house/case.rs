@@ -11,6 +11,7 @@ use futures_util::future::LocalBoxFuture;
 use gateway::testing::Inside;
 use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Builder;
+use tokio::time::timeout;
 
 use super::{Store, cluster};
 
@@ -22,6 +23,8 @@ static FAILED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// How long each took that has ended since it was asked last.
 static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+/// How long a case may take: one that waits for what never comes shall be named, not cut off with the whole run.
+const CASE_MAX: Duration = Duration::from_secs(30 * 60);
 /// How many of the slowest are named.
 const SLOWEST: usize = 5;
 
@@ -119,7 +122,10 @@ impl Case {
             Builder::new_current_thread()
         };
         let runtime = runtime.worker_threads(2).enable_all().build()?;
-        let body = move || runtime.block_on(store.during((self.body)()));
+        let body = move || {
+            let body = timeout(CASE_MAX, store.during((self.body)()));
+            runtime.block_on(body).expect("the case ends");
+        };
         let begun = Instant::now();
         let thread = thread::Builder::new().name(name.into()).spawn(body)?;
         let ended = thread.join();

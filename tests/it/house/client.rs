@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
-use super::{Answer, until_some};
+use super::{Answer, Store, until, until_some};
 
 /// Where the gateway is now. Shared by all clients of one gateway, for its port changes with a restart.
 #[derive(Clone, Debug, Default)]
@@ -126,9 +126,23 @@ impl Client {
         self.call("DELETE", path).send().await
     }
 
+    /// What is there. CQL servers that are busy with the rest of the run, or come back from a fault, may be away for a
+    /// moment: then it is asked again.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let mut answer = self.get(path).await;
+        if Store::is_on_servers() && answer.status == 503 {
+            until(&format!("{path} can be read"), async || {
+                answer = self.get(path).await;
+                answer.status != 503
+            })
+            .await;
+        }
+        answer.expect(200)
+    }
+
     /// Where the log ends now.
     pub(crate) async fn head(&self) -> String {
-        let page = self.get("/v1/events?after=now").await.expect(200);
+        let page = self.read("/v1/events?after=now").await;
         page["head"].as_str().expect("a head").into()
     }
 

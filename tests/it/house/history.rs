@@ -14,10 +14,9 @@ pub(crate) async fn walk(client: &Client, path: &str) -> Vec<Value> {
     let joint = if path.contains('?') { '&' } else { '?' };
     for _ in 0..PAGES_MAX {
         let page = match &cursor {
-            None => client.get(path).await,
-            Some(cursor) => client.get(&format!("{path}{joint}cursor={cursor}")).await,
+            None => client.read(path).await,
+            Some(cursor) => client.read(&format!("{path}{joint}cursor={cursor}")).await,
         };
-        let page = page.expect(200);
         items.extend(page["items"].as_array().expect("items").iter().cloned());
         match page["next_cursor"].as_str() {
             Some(next) => cursor = Some(next.into()),
@@ -32,10 +31,8 @@ pub(crate) async fn read_log(client: &Client, after: &str) -> Vec<Value> {
     let mut entries = Vec::new();
     let mut after: String = after.into();
     for _ in 0..PAGES_MAX {
-        let page = client
-            .get(&format!("/v1/events?after={after}&limit=1000"))
-            .await
-            .expect(200);
+        let path = format!("/v1/events?after={after}&limit=1000");
+        let page = client.read(&path).await;
         let items = page["items"].as_array().expect("items");
         entries.extend(items.iter().cloned());
         after = page["next_cursor"]

@@ -30,6 +30,11 @@ impl Store {
         CURRENT.get()
     }
 
+    /// Whether the case that runs stands on CQL servers, as far as its own task can tell.
+    pub(crate) fn is_on_servers() -> bool {
+        CURRENT.try_with(|it| *it == Self::Cql).unwrap_or(false)
+    }
+
     /// Why its cases cannot run here and need not.
     pub(crate) fn absence(self) -> Option<&'static str> {
         match self {

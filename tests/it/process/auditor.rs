@@ -253,11 +253,7 @@ impl Auditor {
                 device.as_str().unwrap(),
                 promise.id
             );
-            assert_eq!(
-                client.get(&path).await.expect(200)["id"],
-                promise.id,
-                "{place}"
-            );
+            assert_eq!(client.read(&path).await["id"], promise.id, "{place}");
         }
         self.check_order(client, devices, &log).await;
         for sender in devices {

@@ -13,11 +13,11 @@ use tokio::time::{Duration, timeout};
 
 use crate::house::{Base, Client, Operator, Store, phone};
 
-/// How long the binary may take to say that it listens.
-const START_MAX: Duration = Duration::from_secs(60);
+/// How long the binary may take to say that it listens: making tables is slow.
+const START_MAX: Duration = Duration::from_secs(120);
 /// Twice the time that a graceful end may take.
 const END_MAX: Duration = Duration::from_secs(30);
-/// How long a command may take that does its work and ends: making tables is slow.
+/// How long a command may take that does its work and ends; the same goes for it.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 
 /// A running gateway in a process of its own.
