@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actors::model::{Jid, MessageBody, Status, Timestamp};
+use actors::model::{Jid, MessageBody, MessageId, Status, Timestamp};
 use actors::ports::connector::{Handed, Note, Typing};
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -12,10 +12,11 @@ use super::Node;
 use super::digits::Digits;
 use super::line::{Account, Line};
 use super::mail::{Fate, WhenBusy};
+use super::marks::Owed;
 use super::network::{Network, Route};
 use super::phones::Promise;
 use super::record::Kept;
-use super::timers::{Due, DueStep, What};
+use super::timers::{Due, DueStep, Room};
 
 /// The most items that reach a device at once.
 pub(super) const BATCH_MAX: usize = 512;
@@ -172,23 +173,21 @@ impl Node {
             return;
         }
         let timers = plan.timers();
-        if !self.timers.reserve(timers).await {
+        let Some(mut room) = self.timers.reserve(timers).await else {
             return plan.put_off(&owing);
-        }
-        let ids = owing
-            .iter()
-            .filter_map(|place| batch.get(*place))
-            .map(|it| it.id);
-        if self.cover(from.line, ids).await.is_err() {
-            self.timers.release(timers);
+        };
+        let ids = |places: &[usize]| -> Vec<MessageId> {
+            let named = places.iter().filter_map(|place| batch.get(*place));
+            named.map(|it| it.id).collect()
+        };
+        let Ok(mut owed) = self.cover(from.line, ids(&owing)).await else {
             return plan.put_off(&owing);
-        }
+        };
         let now = Instant::now();
-        let due = plan.due.iter().filter_map(|(place, after, step)| {
+        room.set(plan.due.iter().filter_map(|(place, after, step)| {
             let due = Due::new(from.line, batch.get(*place)?, *step);
-            Some((now + *after, What::Due(due)))
-        });
-        self.timers.set(due);
+            Some((now + *after, due))
+        }));
         for message in plan.held.iter().filter_map(|place| batch.get(*place)) {
             self.hold(
                 from.network,
@@ -196,7 +195,16 @@ impl Node {
             );
         }
         let parcels = std::mem::take(&mut plan.parcels);
-        let brought = parcels.iter().map(|parcel| self.bring(from, batch, parcel));
+        let brought: Vec<_> = parcels
+            .iter()
+            .map(|parcel| {
+                let room = room.split(parcel.places.len());
+                let owed = owed.split(ids(&parcel.places));
+                self.bring(from, batch, parcel, room, owed)
+            })
+            .collect();
+        // The rest waits in the timers, or for its phone.
+        owed.stay();
         for (parcel, taken) in parcels.iter().zip(join_all(brought).await) {
             if !taken {
                 plan.put_off(&parcel.places);
@@ -222,7 +230,14 @@ impl Node {
     }
 
     /// Brings a parcel to its device; says whether the network has it now.
-    async fn bring(&self, from: &Sender<'_>, batch: &[Arc<MessageBody>], parcel: &Parcel) -> bool {
+    async fn bring(
+        &self,
+        from: &Sender<'_>,
+        batch: &[Arc<MessageBody>],
+        parcel: &Parcel,
+        mut room: Room<'_>,
+        owed: Owed<'_>,
+    ) -> bool {
         let messages = || parcel.places.iter().filter_map(|place| batch.get(*place));
         let at = self.clock.now();
         let items = messages().map(|message| Kept::Message {
@@ -239,22 +254,12 @@ impl Node {
             .await;
         if let Fate::Given(_names) = fate {
             let at = Instant::now() + self.options.transit;
-            let due = |message: &Arc<MessageBody>| {
-                (
-                    at,
-                    What::Due(Due::new(
-                        from.line,
-                        message,
-                        DueStep::Delivered { read_ms: None },
-                    )),
-                )
-            };
-            self.timers.set(messages().map(due));
+            let step = DueStep::Delivered { read_ms: None };
+            room.set(messages().map(|it| (at, Due::new(from.line, it, step))));
+            owed.stay();
             return true;
         }
         // No receipt comes by a timer: from the mail it comes with the delivery.
-        self.timers.release(parcel.places.len());
-        self.forgive(from.line, messages().map(|it| it.id));
         matches!(fate, Fate::Kept)
     }
 

@@ -226,8 +226,9 @@ impl Node {
         let Some(network) = line.network.upgrade() else {
             return;
         };
+        let mut beyond = None;
         loop {
-            match self.drain_page(&network, line).await {
+            match self.drain_page(&network, line, &mut beyond).await {
                 Ok(true) => line.taken(),
                 Ok(false) => return,
                 Err(_busy_or_away) => return self.drain_later(line),
@@ -235,22 +236,38 @@ impl Node {
         }
     }
 
-    /// One page of it; says whether there may be more.
-    async fn drain_page(&self, network: &Arc<Network>, line: &Arc<Line>) -> Result<bool, Trouble> {
+    /// One page of it; says whether there may be more. Reads on beyond what went, which may still cost a store something;
+    /// what came meanwhile may lie before that, and is found by a last look.
+    async fn drain_page(
+        &self,
+        network: &Arc<Network>,
+        line: &Arc<Line>,
+        beyond: &mut Option<Vec<u8>>,
+    ) -> Result<bool, Trouble> {
         let _lane = line.lane.lock().await;
         let Some((number, sink, turn)) = line.mail_goes_to() else {
             return Ok(false);
         };
         let page = self
             .store
-            .values(line.tenant, SPACE, &record::mail_prefix(number), None, PAGE)
+            .values(
+                line.tenant,
+                SPACE,
+                &record::mail_prefix(number),
+                beyond.as_deref(),
+                PAGE,
+            )
             .await?;
         if page.is_empty() {
+            if beyond.take().is_some() {
+                return Ok(true);
+            }
             network.mail.emptied(number);
             self.arrive(line, turn);
             return Ok(false);
         }
         let count = u64::try_from(page.len()).unwrap_or(u64::MAX);
+        let last = page.last().map(|(key, _value)| key.clone());
         let (mut writes, mut items) = (
             Vec::with_capacity(page.len()),
             Vec::with_capacity(page.len()),
@@ -283,6 +300,7 @@ impl Node {
         }
         self.write(line.tenant, writes).await?;
         network.mail.erased(number, count);
+        *beyond = last;
         for (sender, _receipt) in receipts
             .iter()
             .filter(|(sender, _receipt)| sender.listens())

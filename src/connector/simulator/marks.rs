@@ -16,7 +16,7 @@ use super::line::{Line, Reach};
 use super::network::{Network, Route, Trouble};
 use super::phones::Promise;
 use super::record::{SPACE, mark_key};
-use super::timers::{Due, DueStep, What};
+use super::timers::{Due, DueStep};
 
 /// How many messages are looked through at once.
 const PAGE: usize = 256;
@@ -35,8 +35,40 @@ impl Due {
     }
 }
 
+/// Messages that are counted as owed, for whoever is about to owe them. They are forgiven unless they shall stay, also by
+/// a hand-over that is dropped half-way.
+pub(super) struct Owed<'a> {
+    node: &'a Node,
+    line: &'a Arc<Line>,
+    ids: Vec<MessageId>,
+    /// Whether their mark is not durable yet.
+    is_unwritten: bool,
+}
+
+impl Owed<'_> {
+    /// Some of them.
+    pub(super) fn split(&mut self, ids: Vec<MessageId>) -> Self {
+        self.ids.retain(|it| !ids.contains(it));
+        Self { ids, ..*self }
+    }
+
+    /// They are owed from here on.
+    pub(super) fn stay(mut self) {
+        self.ids.clear();
+    }
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        if self.is_unwritten {
+            self.line.dues.lock().not_written();
+        }
+        self.node.forgive(self.line, self.ids.drain(..));
+    }
+}
+
 /// What a search found to be owed.
-enum Owed {
+enum Found {
     /// A step, so much later.
     Step(Duration, DueStep),
     /// Everything, once the phone is online.
@@ -47,43 +79,38 @@ enum Owed {
 
 impl Node {
     /// Counts messages as owed; when this returns, a restart finds them.
-    pub(super) async fn cover(
-        &self,
-        line: &Arc<Line>,
-        ids: impl Iterator<Item = MessageId> + Clone + Send,
-    ) -> Result<(), Trouble> {
+    pub(super) async fn cover<'a>(
+        &'a self,
+        line: &'a Arc<Line>,
+        ids: Vec<MessageId>,
+    ) -> Result<Owed<'a>, Trouble> {
         let (moved, durable) = {
             let mut dues = line.dues.lock();
             let mut moved = false;
-            for id in ids.clone() {
-                moved |= dues.add(id);
+            for id in &ids {
+                moved |= dues.add(*id);
             }
             (
                 moved,
                 dues.lowered().map(|mark| self.submit_mark(line, mark)),
             )
         };
+        let mut owed = Owed {
+            node: self,
+            line,
+            ids,
+            is_unwritten: durable.is_some(),
+        };
         if moved {
             self.watch_mark(line);
         }
-        let outcome = match durable {
-            None => return Ok(()),
-            Some(Ok(told)) => told.await,
-            Some(Err(trouble)) => {
-                self.uncover(line, ids);
-                return Err(trouble);
+        if let Some(told) = durable {
+            match told?.await {
+                Ok(Outcome::Committed { cursor: _ }) => owed.is_unwritten = false,
+                Ok(_) | Err(_) => return Err(Trouble::Away),
             }
-        };
-        if let Ok(Outcome::Committed { cursor: _ }) = outcome {
-            return Ok(());
         }
-        self.uncover(line, ids);
-        Err(Trouble::Away)
-    }
-
-    fn uncover(&self, line: &Arc<Line>, ids: impl Iterator<Item = MessageId>) {
-        line.dues.lock().not_written();
-        self.forgive(line, ids);
+        Ok(owed)
     }
 
     /// These messages are owed nothing more.
@@ -223,27 +250,25 @@ impl Node {
             .filter(|it| matches!(it.state.status, Status::Sent | Status::Delivered))
         {
             match self.owed(network, line, message).await? {
-                Owed::Nothing => {}
-                Owed::Offline => {
+                Found::Nothing => {}
+                Found::Offline => {
                     line.dues.lock().add(message.body.id);
                     self.hold(
                         network,
                         Due::new(line, &message.body, DueStep::Delivered { read_ms: None }),
                     );
                 }
-                Owed::Step(after, step) => {
+                Found::Step(after, step) => {
                     found.push((Instant::now() + after, Due::new(line, &message.body, step)));
                 }
             }
         }
-        if !self.timers.reserve(found.len()).await {
-            return Err(Trouble::Busy);
-        }
+        let room = self.timers.reserve(found.len()).await;
+        let mut room = room.ok_or(Trouble::Busy)?;
         for (_at, due) in &found {
             line.dues.lock().add(due.id);
         }
-        self.timers
-            .set(found.into_iter().map(|(at, due)| (at, What::Due(due))));
+        room.set(found);
         Ok(())
     }
 
@@ -252,16 +277,18 @@ impl Node {
         network: &Arc<Network>,
         line: &Arc<Line>,
         message: &Message,
-    ) -> Result<Owed, Trouble> {
+    ) -> Result<Found, Trouble> {
         let account = line.account().ok_or(Trouble::Away)?;
         let route = network
             .routes(account.digits, std::iter::once(&message.body.chat))
             .pop();
         let delivered = message.state.status == Status::Delivered;
         Ok(match route {
-            None | Some(Route::Nowhere) => Owed::Nothing,
-            Some(Route::Own) if delivered => Owed::Step(Duration::ZERO, DueStep::Read),
-            Some(Route::Own) => Owed::Step(Duration::ZERO, DueStep::Delivered { read_ms: Some(0) }),
+            None | Some(Route::Nowhere) => Found::Nothing,
+            Some(Route::Own) if delivered => Found::Step(Duration::ZERO, DueStep::Read),
+            Some(Route::Own) => {
+                Found::Step(Duration::ZERO, DueStep::Delivered { read_ms: Some(0) })
+            }
             Some(Route::Device(other)) => {
                 self.owed_by_device(&other, &account.jid, message).await?
             }
@@ -278,14 +305,14 @@ impl Node {
         other: &Line,
         own: &Jid,
         message: &Message,
-    ) -> Result<Owed, Trouble> {
+    ) -> Result<Found, Trouble> {
         let upstream_id = &message.body.upstream_id;
         let Some(theirs) = self
             .store
             .by_upstream(other.tenant, other.device, own, false, upstream_id)
             .await?
         else {
-            return Ok(Owed::Nothing);
+            return Ok(Found::Nothing);
         };
         let copy = self
             .store
@@ -293,9 +320,9 @@ impl Node {
             .await?;
         let read = copy.is_some_and(|it| matches!(it.state.status, Status::Read | Status::Played));
         Ok(match (message.state.status == Status::Delivered, read) {
-            (true, true) => Owed::Step(Duration::ZERO, DueStep::Read),
-            (true, false) => Owed::Nothing,
-            (false, read) => Owed::Step(
+            (true, true) => Found::Step(Duration::ZERO, DueStep::Read),
+            (true, false) => Found::Nothing,
+            (false, read) => Found::Step(
                 Duration::ZERO,
                 DueStep::Delivered {
                     read_ms: read.then_some(0),
@@ -305,31 +332,31 @@ impl Node {
     }
 }
 
-fn owed_by_phone(promise: Promise, message: &Message, now: Timestamp) -> Owed {
+fn owed_by_phone(promise: Promise, message: &Message, now: Timestamp) -> Found {
     let left = |since: Option<Timestamp>, millis: u32| {
         let span = Duration::from_millis(u64::from(millis));
         since.map_or(span, |since| since.plus(span).since(now))
     };
     let state = &message.state;
     match (promise, state.status == Status::Delivered) {
-        (Promise::NotThere | Promise::Nothing, _) | (Promise::Reply, true) => Owed::Nothing,
-        (Promise::Receipts(AutoReceipts { read_ms: None, .. }), true) => Owed::Nothing,
-        (Promise::Offline, _) => Owed::Offline,
-        (Promise::Reply, false) => Owed::Step(REPLY_AFTER, DueStep::Reply),
+        (Promise::NotThere | Promise::Nothing, _) | (Promise::Reply, true) => Found::Nothing,
+        (Promise::Receipts(AutoReceipts { read_ms: None, .. }), true) => Found::Nothing,
+        (Promise::Offline, _) => Found::Offline,
+        (Promise::Reply, false) => Found::Step(REPLY_AFTER, DueStep::Reply),
         (
             Promise::Receipts(AutoReceipts {
                 read_ms: Some(read_ms),
                 ..
             }),
             true,
-        ) => Owed::Step(left(state.delivered_at, read_ms), DueStep::Read),
+        ) => Found::Step(left(state.delivered_at, read_ms), DueStep::Read),
         (
             Promise::Receipts(AutoReceipts {
                 deliver_ms,
                 read_ms,
             }),
             false,
-        ) => Owed::Step(
+        ) => Found::Step(
             left(state.sent_at, deliver_ms),
             DueStep::Delivered { read_ms },
         ),

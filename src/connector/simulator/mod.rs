@@ -226,14 +226,21 @@ impl Node {
 
     /// Erases all values with this prefix.
     async fn erase_all(&self, tenant: TenantId, prefix: &[u8]) -> Result<(), Trouble> {
+        let mut beyond: Option<Vec<u8>> = None;
         loop {
+            let from = beyond.as_deref();
             let values = self
                 .store
-                .values(tenant, SPACE, prefix, None, ERASED_AT_ONCE);
+                .values(tenant, SPACE, prefix, from, ERASED_AT_ONCE);
             let page = values.await?;
             if page.is_empty() {
-                return Ok(());
+                // What came meanwhile may lie before what went: there is a last look.
+                match beyond.take() {
+                    Some(_) => continue,
+                    None => return Ok(()),
+                }
             }
+            beyond = page.last().map(|(key, _value)| key.clone());
             let erase = |(key, _value)| Write::Value {
                 space: SPACE,
                 key,

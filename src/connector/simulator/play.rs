@@ -18,7 +18,7 @@ use super::mail::{Fate, WhenBusy};
 use super::network::{Network, Trouble};
 use super::phones::Promise;
 use super::record::{self, Kept, Restriction};
-use super::timers::{Due, DueStep, What};
+use super::timers::{Due, DueStep};
 use super::{Node, Simulator, chance};
 
 /// How long an account stays limited.
@@ -339,10 +339,8 @@ impl Node {
             };
             timers.push((now + after, Due { step, ..due }));
         }
-        if self.timers.reserve(timers.len()).await {
-            self.timers
-                .set(timers.into_iter().map(|(at, due)| (at, What::Due(due))));
-            return;
+        if let Some(mut room) = self.timers.reserve(timers.len()).await {
+            return room.set(timers);
         }
         // No room: the store still knows them.
         for (_at, due) in timers {

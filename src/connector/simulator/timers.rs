@@ -105,6 +105,41 @@ pub(super) struct Timers {
     pub(super) wake: Notify,
 }
 
+/// Room for receipts that are not set yet. What is not used is given back, also by a hand-over that is dropped half-way.
+#[derive(Debug)]
+pub(super) struct Room<'a> {
+    timers: &'a Timers,
+    places: usize,
+}
+
+impl<'a> Room<'a> {
+    /// Sets receipts, each in a place of it.
+    pub(super) fn set(&mut self, dues: impl IntoIterator<Item = (Instant, Due)>) {
+        let mut count = 0;
+        let dues = dues.into_iter().inspect(|_| count += 1);
+        self.timers.set(dues.map(|(at, due)| (at, What::Due(due))));
+        self.places = self.places.saturating_sub(count);
+    }
+
+    /// A part of it.
+    pub(super) fn split(&mut self, places: usize) -> Self {
+        let places = places.min(self.places);
+        self.places -= places;
+        Self {
+            timers: self.timers,
+            places,
+        }
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.places != 0 {
+            self.timers.release(self.places);
+        }
+    }
+}
+
 impl Timers {
     /// A queue with room for so many receipts.
     pub(super) fn new(size: usize) -> Self {
@@ -117,24 +152,20 @@ impl Timers {
         }
     }
 
-    /// Waits for room for so many receipts; false where there is none for too long.
-    pub(super) async fn reserve(&self, count: usize) -> bool {
-        let Ok(places) = u32::try_from(count) else {
-            return false;
-        };
-        if places == 0 {
-            return true;
-        }
-        if self.size < count {
-            return false;
-        }
-        match tokio::time::timeout(ROOM_WAIT, self.room.acquire_many(places)).await {
-            Ok(Ok(permit)) => {
-                permit.forget();
-                true
+    /// Waits for room for so many receipts; `None` where there is none for too long.
+    pub(super) async fn reserve(&self, count: usize) -> Option<Room<'_>> {
+        let places = u32::try_from(count).ok()?;
+        if places != 0 {
+            if self.size < count {
+                return None;
             }
-            Ok(Err(_)) | Err(_) => false,
+            let permit = tokio::time::timeout(ROOM_WAIT, self.room.acquire_many(places)).await;
+            permit.ok()?.ok()?.forget();
         }
+        Some(Room {
+            timers: self,
+            places: count,
+        })
     }
 
     /// Gives room back.

@@ -7,20 +7,21 @@ mod store;
 mod storm;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actors::model::{
     DeviceId, Jid, Message, MessageBody, MessageState, PhoneNumber, Status, TenantId, Timestamp,
 };
 use actors::ports::Clock;
-use actors::ports::connector::{Connector, ConnectorBase};
+use actors::ports::connector::{Command, Connector, ConnectorBase, Handed};
 use actors::ports::simulation::{AutoReceipts, Phone as Behaviour, PhoneChoice, Simulation as _};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use self::store::MemoryStore;
 use super::{Simulator, SimulatorOptions};
-use crate::connector::contract::{self, Bench, Phone};
+use crate::connector::contract::{self, Bench, Phone, until};
 
 /// Wall time that goes with tokio's, from now on.
 struct TestClock {
@@ -205,6 +206,31 @@ async fn a_tenant_does_not_see_the_devices_of_another() {
     .await;
     assert!(theirs.ear.texts().is_empty());
     Phone::connected(&bench, "51900000002").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_that_is_given_up_half_way_leaves_nothing_behind() {
+    let bench = SimulatorBench::new();
+    let phone = Phone::connected(&bench, "51911111111").await;
+    let to = bench.reader().await;
+    let message = phone.message(&to, "a");
+    let send = || {
+        let batch = Command::Send(vec![Arc::clone(&message)]);
+        phone.session.execute(batch)
+    };
+    bench.store.is_silent.store(true, Ordering::Relaxed);
+    let given_up = tokio::time::timeout(Duration::from_secs(30), send()).await;
+    assert!(given_up.is_err(), "the mark is not durable: {given_up:?}");
+    assert_eq!(bench.simulator.node.timers.used(), 0);
+    bench.store.speak();
+    let handed = send().await.unwrap();
+    assert!(matches!(handed[..], [Handed::Taken { .. }]), "{handed:?}");
+    until("both receipts came", || phone.ear.receipts().len() == 2).await;
+    until("nothing is on its way", || {
+        bench.simulator.node.timers.used() == 0
+    })
+    .await;
+    bench.simulator.close().await;
 }
 
 #[tokio::test(start_paused = true)]
