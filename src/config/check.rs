@@ -1,6 +1,6 @@
 //! Whether the values make sense together.
 
-use super::{Config, ConfigError, Cql, StoreKind};
+use super::{Config, ConfigError, Consistency, Cql, StoreKind};
 
 /// A Unix socket's address has this much room for a path, the closing zero not counted.
 const SOCKET_PATH_MAX: usize = 107;
@@ -184,6 +184,10 @@ fn check_cql(cql: &Cql) -> Result<(), ConfigError> {
         let reason = "it must be 1 to 48 of a-z, 0-9 and _, and begin with a letter";
         return Err(invalid("cql.keyspace", reason));
     }
+    if cql.consistency == Consistency::LocalQuorum && cql.datacenter.is_empty() {
+        let reason = "\"local_quorum\" needs cql.datacenter beside it: a quorum of any other one has not seen the writes";
+        return Err(invalid("cql.consistency", reason));
+    }
     if cql.cluster.is_empty() || 128 < cql.cluster.len() {
         return Err(invalid("cql.cluster", "it must have 1 to 128 characters"));
     }
@@ -292,6 +296,7 @@ mod tests {
         for (lines, option) in [
             ("contact_points = []", "cql.contact_points"),
             ("contact_points = ['here']", "cql.contact_points"),
+            ("consistency = 'local_quorum'", "cql.consistency"),
             ("keyspace = 'No'", "cql.keyspace"),
             ("cluster = ''", "cql.cluster"),
             ("replication = 'many'", "cql.replication"),

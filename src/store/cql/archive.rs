@@ -15,9 +15,11 @@ use tokio::sync::mpsc;
 
 use super::CqlStore;
 use super::change::{Cell, Change, Kind};
+use super::commit::OnRefusal;
 use super::directory::BEHIND_ALL;
 use super::job::{LOG_BUCKET, chat_bucket, device_bucket, small, ttl, upstream_shard};
 use super::journal::{self, read_mark};
+use super::load::taken;
 use super::look::Look;
 use super::tenants::Ledger;
 use super::walk::{self, NOTE_SPACE};
@@ -43,6 +45,14 @@ impl Archive for CqlStore {
     async fn import(&self, records: Vec<Record>) -> Result<(), StoreError> {
         let mut changes = Vec::with_capacity(records.len() * 2);
         for record in &records {
+            if let Record::Tenant { tenant, .. } = record {
+                // It comes before what is its own, which lies under its id alone.
+                let slot = self.shared.tenants.slot_or_new(*tenant);
+                let mark = read_mark(&self.shared.db, &slot.key()).await?;
+                if let Some(mark) = mark.filter(|it| it.cluster != self.shared.cluster) {
+                    return Err(taken(*tenant, mark.cluster));
+                }
+            }
             changes.extend(self.changes(record)?);
         }
         // Messages side by side name the same buckets.
@@ -99,6 +109,11 @@ impl Archive for CqlStore {
         self.write(vec![Change::new(kind, cells)]).await
     }
 
+    async fn held(&self) -> Result<(), StoreError> {
+        let held = self.shared.lease.held().await;
+        held.map_err(|_| StoreError::Failed)
+    }
+
     async fn close(&self) {
         actors::ports::Writer::close(self).await;
     }
@@ -116,7 +131,7 @@ impl CqlStore {
         for (stamp, change) in (first..).zip(&mut changes) {
             change.stamp = stamp;
         }
-        let written = Box::pin(self.shared.apply(changes)).await;
+        let written = Box::pin(self.shared.apply(changes, OnRefusal::GiveUp)).await;
         written.map_err(|_| StoreError::Failed)
     }
 
@@ -141,7 +156,8 @@ impl CqlStore {
                     floor: *floor,
                     ..Ledger::new(*tenant)
                 };
-                let mark = journal::mark(&owner, &ledger, shared.lease.fence());
+                let slot = shared.tenants.slot_or_new(*tenant);
+                let mark = journal::mark(&shared.owner(&slot), &ledger);
                 let record = row.iter().map(|row| {
                     let cells = vec![cluster(), owner.clone(), Cell::blob(row.as_ref())];
                     Change::new(Kind::PutTenant, cells)

@@ -126,7 +126,7 @@ kinds! {
     EraseDeviceBuckets = 30, 2 of 2, "DELETE FROM device_buckets USING TIMESTAMP ? WHERE tenant = ? AND device = ?";
     EraseChatBuckets = 31, 2 of 2, "DELETE FROM chat_buckets USING TIMESTAMP ? WHERE tenant = ? AND device = ?";
     PutPart = 32, 1 of 3, "INSERT INTO journal (tenant, commit, part, body) VALUES (?, ?, ?, ?) USING TIMESTAMP ?";
-    PutMark = 33, 1 of 1, "INSERT INTO journal (tenant, epoch, head, floor, committed, applied, fence, parts, tail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    PutMark = 33, 1 of 1, "INSERT INTO journal (tenant, cluster, epoch, head, floor, committed, applied, fence, parts, tail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
     DropCommits = 34, 1 of 2, "DELETE FROM journal USING TIMESTAMP ? WHERE tenant = ? AND commit <= ?";
 }
 

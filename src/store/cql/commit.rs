@@ -1,7 +1,7 @@
 //! A commit of one tenant: admit, journal, apply, show, tell.
 //!
-//! Until the journal's mark is sent nothing has happened: whoever waits past the deadline hears that nothing is written,
-//! and the commit is dropped, with all that waits behind it. From then on it is tried until it is through, and the
+//! Until the journal's mark is sent nothing has happened: whoever waits past the deadline, or meets a refusal of the
+//! servers, hears that nothing is written, and the commit is dropped, with all that waits behind it. From then on it is tried until it is through, and the
 //! tenant's next commit waits, so that the order of a tenant has no hole; memory stays bounded by its queue. Nobody is
 //! told before the outcome is known: who asked has a deadline of its own, and an actor that took a commit for lost would
 //! not do what follows from it, such as handing a message to the network.
@@ -23,7 +23,7 @@ use super::database::{Database, Harm, Permit, batches};
 use super::directory::kept_answer;
 use super::erasure::Erasure;
 use super::job::ttl;
-use super::journal::{self, Written};
+use super::journal::{self, Owner, Written};
 use super::lease::{Lease, Lost};
 use super::measures::Commit;
 use super::plan::{ClaimKey, Effect, Plan, Told, tell};
@@ -55,12 +55,21 @@ pub(super) struct Shared {
     pub(super) erasures: mpsc::Sender<Erasure>,
 }
 
+/// What becomes of a write that the servers refuse although they are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnRefusal {
+    /// Nothing hangs on it yet.
+    GiveUp,
+    /// It belongs to a commit that counts. A refusal may pass, such as that of a server whose disk is full.
+    TryOn,
+}
+
 /// Why a write is not tried any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Given {
     /// Another owner has come.
     Lost,
-    /// The servers will never take it.
+    /// The servers refuse it, and nothing of it is written.
     Refused,
 }
 
@@ -75,14 +84,24 @@ impl Shared {
         self.clock.now()
     }
 
+    /// Who writes a tenant's journal.
+    pub(super) fn owner(&self, slot: &Slot) -> Owner<'_> {
+        Owner {
+            tenant: slot.key(),
+            cluster: &self.cluster,
+            fence: self.lease.fence(),
+        }
+    }
+
     /// Writes changes of one partition as often as it takes, as long as the lease is ours. `unknown` tells in between
     /// whether they may be written.
     pub(super) async fn write_until_done(
         &self,
         changes: &[Change],
         unknown: &AtomicBool,
+        on_refusal: OnRefusal,
     ) -> Result<(), Given> {
-        let mut pause = PAUSE_FIRST;
+        let (mut pause, mut is_refused) = (PAUSE_FIRST, false);
         loop {
             let permit = self.may_write().await?;
             let before = unknown.swap(true, Ordering::AcqRel);
@@ -91,11 +110,17 @@ impl Shared {
             };
             match error.harm {
                 Harm::Refused => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "the database refuses a write"
-                    );
-                    return Err(Given::Refused);
+                    unknown.store(before, Ordering::Release);
+                    if !std::mem::replace(&mut is_refused, true) {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "the database refuses a write"
+                        );
+                    }
+                    if !before && on_refusal == OnRefusal::GiveUp {
+                        return Err(Given::Refused);
+                    }
+                    self.db.presence.failed();
                 }
                 Harm::Unwritten => unknown.store(before, Ordering::Release),
                 Harm::Unknown => {}
@@ -122,14 +147,23 @@ impl Shared {
     }
 
     /// Writes changes of any partitions, each as often as it takes.
-    pub(super) async fn apply(&self, changes: Vec<Change>) -> Result<(), Given> {
-        self.write_all(batches(changes)).await
+    pub(super) async fn apply(
+        &self,
+        changes: Vec<Change>,
+        on_refusal: OnRefusal,
+    ) -> Result<(), Given> {
+        self.write_all(batches(changes), on_refusal).await
     }
 
     /// Writes batches side by side.
-    async fn write_all(&self, batches: Vec<Vec<Change>>) -> Result<(), Given> {
+    async fn write_all(
+        &self,
+        batches: Vec<Vec<Change>>,
+        on_refusal: OnRefusal,
+    ) -> Result<(), Given> {
         let write = |batch: Vec<Change>| async move {
-            self.write_until_done(&batch, &AtomicBool::new(false)).await
+            let unknown = AtomicBool::new(false);
+            self.write_until_done(&batch, &unknown, on_refusal).await
         };
         let writes: Vec<_> = batches.into_iter().map(write).collect();
         let mut writes = stream::iter(writes).buffer_unordered(BATCHES_MAX);
@@ -215,13 +249,8 @@ impl Shared {
             plan.ledger.committed += 1;
         }
         let stamps = |count| self.lease.stamps(count);
-        let Written { parts, mark } = journal::encode(
-            &slot.key(),
-            &plan.ledger,
-            self.lease.fence(),
-            &plan.changes,
-            stamps,
-        );
+        let Written { parts, mark } =
+            journal::encode(&self.owner(slot), &plan.ledger, &plan.changes, stamps);
         // Those of a commit that is dropped before its mark stay as well.
         ledger.has_parts |= !parts.is_empty();
         plan.ledger.has_parts = !parts.is_empty();
@@ -233,11 +262,12 @@ impl Shared {
             let changes = plan.changes.clone();
             let work = async {
                 let parts = parts.into_iter().map(|it| vec![it]).collect();
-                self.write_all(parts).await?;
-                self.write_until_done(&mark, &unknown).await?;
+                self.write_all(parts, OnRefusal::GiveUp).await?;
+                self.write_until_done(&mark, &unknown, OnRefusal::GiveUp)
+                    .await?;
                 unknown.store(true, Ordering::Release);
                 slot.applies();
-                self.apply(changes).await
+                self.apply(changes, OnRefusal::TryOn).await
             };
             let mut work = Box::pin(work);
             let early = tokio::select! {
@@ -245,15 +275,17 @@ impl Shared {
                 () = sleep_until(deadline) => None,
             };
             match early {
-                Some(through) => through,
-                None if !unknown.load(Ordering::Acquire) => {
-                    // The mark was never sent: nothing has happened, and nothing will.
+                Some(Ok(())) => Ok(()),
+                Some(Err(Given::Lost)) => Err(Given::Lost),
+                Some(Err(Given::Refused)) | None if !unknown.load(Ordering::Acquire) => {
+                    // The mark was never taken: nothing has happened, and nothing will.
                     drop(work);
                     plan.tell_all(|| SubmitError::Away.into());
                     self.throw_out(slot, SubmitError::Away);
                     slot.show();
                     return Ok(());
                 }
+                Some(Err(Given::Refused)) => Err(Given::Refused),
                 None => work.await,
             }
         };

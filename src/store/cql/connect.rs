@@ -69,7 +69,8 @@ pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
     if !cql.datacenter.is_empty() {
         routes = routes
             .prefer_datacenter(cql.datacenter.clone())
-            .permit_dc_failover(true);
+            // A quorum of another datacenter has not seen what counted in this one, nor who owns the cluster.
+            .permit_dc_failover(cql.consistency != config::Consistency::LocalQuorum);
     }
     let profile = ExecutionProfile::builder()
         .consistency(consistency)

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::change::{Cell, Change, Kind};
-use super::commit::Shared;
+use super::commit::{OnRefusal, Shared};
 use super::job::{UPSTREAM_SHARDS, small};
 use super::look::Look;
 
@@ -90,7 +90,7 @@ async fn erase(shared: &Shared, erasure: Erasure) -> Result<(), StoreError> {
             change.stamp = stamp;
         }
         shared
-            .apply(changes)
+            .apply(changes, OnRefusal::GiveUp)
             .await
             .map_err(|_| StoreError::Failed)?;
     }

@@ -16,6 +16,16 @@ use super::database::{BATCH_BYTES_MAX, Database};
 use super::look::Look;
 use super::tenants::Ledger;
 
+/// Who writes a tenant's journal.
+pub(super) struct Owner<'a> {
+    /// What the tenant's rows lie under.
+    pub(super) tenant: Cell,
+    /// The cluster that the tenant belongs to.
+    pub(super) cluster: &'a str,
+    /// The lease of the gateway that has the cluster.
+    pub(super) fence: i64,
+}
+
 /// A commit as the journal takes it.
 pub(super) struct Written {
     /// All parts but the last; harmless without the mark.
@@ -26,12 +36,12 @@ pub(super) struct Written {
 
 /// Makes the rows of a commit that takes the tenant to `ledger`.
 pub(super) fn encode(
-    tenant: &Cell,
+    owner: &Owner<'_>,
     ledger: &Ledger,
-    fence: i64,
     changes: &[Change],
     stamps: impl FnOnce(usize) -> i64,
 ) -> Written {
+    let tenant = &owner.tenant;
     let mut bytes = Vec::new();
     changes.iter().for_each(|it| it.encode(&mut bytes));
     let mut chunks: Vec<&[u8]> = bytes.chunks(BATCH_BYTES_MAX).collect();
@@ -46,7 +56,7 @@ pub(super) fn encode(
         Change::new(Kind::PutPart, cells)
     };
     let mut parts: Vec<Change> = chunks.into_iter().enumerate().map(part).collect();
-    let mut mark = vec![mark_with(tenant, ledger, fence, parts.len(), tail)];
+    let mut mark = vec![mark_with(owner, ledger, parts.len(), tail)];
     if ledger.has_parts {
         let cells = vec![tenant.clone(), Cell::count(ledger.applied)];
         mark.push(Change::new(Kind::DropCommits, cells));
@@ -59,20 +69,21 @@ pub(super) fn encode(
 }
 
 /// The row that says where a tenant stands, all of which is in its rows.
-pub(super) fn mark(tenant: &Cell, ledger: &Ledger, fence: i64) -> Change {
-    mark_with(tenant, ledger, fence, 0, &[])
+pub(super) fn mark(owner: &Owner<'_>, ledger: &Ledger) -> Change {
+    mark_with(owner, ledger, 0, &[])
 }
 
-fn mark_with(tenant: &Cell, ledger: &Ledger, fence: i64, parts: usize, tail: &[u8]) -> Change {
+fn mark_with(owner: &Owner<'_>, ledger: &Ledger, parts: usize, tail: &[u8]) -> Change {
     let Cursor { epoch, seq } = ledger.sequencer.head();
     let cells = vec![
-        tenant.clone(),
+        owner.tenant.clone(),
+        Cell::text(owner.cluster),
         Cell::int(i32::try_from(epoch).unwrap_or(i32::MAX)),
         Cell::count(seq),
         Cell::count(ledger.floor),
         Cell::count(ledger.committed),
         Cell::count(ledger.applied),
-        Cell::big(fence),
+        Cell::big(owner.fence),
         Cell::int(narrow(parts)),
         Cell::blob(tail),
     ];
@@ -83,9 +94,9 @@ fn narrow(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// The mark as it is read: tenant, epoch, head, floor, committed, applied, parts, tail.
+/// The mark as it is read: cluster, epoch, head, floor, committed, applied, parts, tail.
 type MarkRow = (
-    scylla::value::CqlValue,
+    Option<String>,
     Option<i32>,
     Option<i64>,
     Option<i64>,
@@ -97,6 +108,8 @@ type MarkRow = (
 
 /// Where a tenant stands by its journal.
 pub(super) struct Mark {
+    /// Whose the tenant is.
+    pub(super) cluster: String,
     pub(super) head: Cursor,
     pub(super) floor: u64,
     pub(super) committed: u64,
@@ -111,11 +124,13 @@ pub(super) async fn read_mark(db: &Database, tenant: &Cell) -> Result<Option<Mar
     let Some(row) = db.row::<MarkRow>(Look::Mark, (tenant,)).await? else {
         return Ok(None);
     };
-    let (_, Some(epoch), Some(head), floor, Some(committed), applied, parts, tail) = row else {
+    let (cluster, Some(epoch), Some(head), floor, Some(committed), applied, parts, tail) = row
+    else {
         return Ok(None);
     };
     let count = |it: i64| u64::try_from(it).map_err(|_| DAMAGED);
     Ok(Some(Mark {
+        cluster: cluster.unwrap_or_default(),
         head: Cursor {
             epoch: u32::try_from(epoch).map_err(|_| DAMAGED)?,
             seq: count(head)?,
@@ -168,9 +183,18 @@ mod tests {
 
     use super::*;
 
+    fn owner() -> Owner<'static> {
+        Owner {
+            tenant: Cell::id([7; 16]),
+            cluster: "c",
+            fence: 3,
+        }
+    }
+
     #[test]
     fn a_commit_of_any_size_is_in_its_journal_by_small_batches_of_one_partition() {
-        let tenant = Cell::id([7; 16]);
+        let owner = owner();
+        let tenant = owner.tenant.clone();
         let mut ledger = Ledger::new(TenantId::generate());
         (ledger.committed, ledger.has_parts) = (64, true);
         let most = BATCH_BYTES_MAX;
@@ -179,7 +203,7 @@ mod tests {
             let change = Change::new(Kind::PutTenant, cells);
             let mut bytes = Vec::new();
             change.encode(&mut bytes);
-            let Written { parts, mark } = encode(&tenant, &ledger, 3, &[change], |_| 1_000);
+            let Written { parts, mark } = encode(&owner, &ledger, &[change], |_| 1_000);
             assert_eq!(parts.len() + 1, bytes.len().div_ceil(most), "{size}");
             // The last part is in the row of the mark.
             let kinds: Vec<Kind> = mark.iter().map(|it| it.kind).collect();
@@ -187,7 +211,7 @@ mod tests {
             let tail = &bytes[parts.len() * most..];
             assert_eq!(mark[0], {
                 let count = parts.len();
-                let mut wanted = mark_with(&tenant, &ledger, 3, count, tail);
+                let mut wanted = mark_with(&owner, &ledger, count, tail);
                 wanted.stamp = mark[0].stamp;
                 wanted
             });
@@ -203,9 +227,8 @@ mod tests {
 
     #[test]
     fn parts_go_only_where_there_may_be_some() {
-        let tenant = Cell::id([7; 16]);
         let ledger = Ledger::new(TenantId::generate());
-        let Written { parts, mark } = encode(&tenant, &ledger, 3, &[], |_| 1_000);
+        let Written { parts, mark } = encode(&owner(), &ledger, &[], |_| 1_000);
         assert_eq!((parts.len(), mark.len()), (0, 1));
     }
 }

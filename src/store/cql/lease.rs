@@ -49,8 +49,7 @@ const SELECT: &str = "SELECT holder, fence, stamp, WRITETIME(holder) FROM owners
 const MAKE: &str = "INSERT INTO owners (cluster, fence, stamp) VALUES (?, 0, 0) IF NOT EXISTS";
 const TAKE: &str =
     "UPDATE owners USING TTL ? SET holder = ? WHERE cluster = ? IF holder = null AND fence = ?";
-const BEGIN: &str =
-    "UPDATE owners SET fence = ?, stamp = ? WHERE cluster = ? IF holder = ? AND fence = ?";
+const BEGIN: &str = "UPDATE owners SET fence = ?, stamp = ? WHERE cluster = ? IF holder = ? AND fence = ? AND stamp = ?";
 const RENEW: &str = "UPDATE owners USING TTL ? SET holder = ? WHERE cluster = ? IF fence = ?";
 const RESERVE_MORE: &str =
     "UPDATE owners SET stamp = ? WHERE cluster = ? IF fence = ? AND stamp <= ?";
@@ -83,23 +82,22 @@ impl Statements {
     async fn prepare(session: &Session, cql: &Cql) -> Result<Self, PrepareError> {
         let prepare = |statement| session.prepare(qualified(statement, &cql.keyspace));
         let patient = patient(session);
-        let repeatable = async |statement| {
-            let mut prepared = prepare(statement).await?;
+        let repeatable = |mut prepared: PreparedStatement| {
             prepared.set_is_idempotent(true);
             prepared.set_execution_profile_handle(Some(patient.clone()));
-            Ok::<_, PrepareError>(prepared)
+            prepared
         };
-        let mut select = repeatable(SELECT).await?;
+        let mut select = repeatable(prepare(SELECT).await?);
         select.set_consistency(serial(cql));
         Ok(Self {
-            now: session.prepare(NOW).await?,
+            now: repeatable(session.prepare(NOW).await?),
             select,
             make: prepare(MAKE).await?,
             take: prepare(TAKE).await?,
             begin: prepare(BEGIN).await?,
-            renew: repeatable(RENEW).await?,
-            reserve_more: repeatable(RESERVE_MORE).await?,
-            release: repeatable(RELEASE).await?,
+            renew: repeatable(prepare(RENEW).await?),
+            reserve_more: repeatable(prepare(RESERVE_MORE).await?),
+            release: repeatable(prepare(RELEASE).await?),
         })
     }
 }
@@ -186,7 +184,8 @@ impl Lease {
                 .await
                 .map_err(failed)?
             {
-                let begin = (lease.fence, reserved, cluster, &holder, fence);
+                // The one before may have come back in between and reserved more.
+                let begin = (lease.fence, reserved, cluster, &holder, fence, stamp);
                 if transact(session, &statements.begin, begin)
                     .await
                     .map_err(failed)?

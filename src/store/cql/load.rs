@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use actors::log::Sequencer;
-use actors::model::{DeviceId, Tenant};
+use actors::model::{DeviceId, Tenant, TenantId};
 use actors::ports::StoreError;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::change::Cell;
-use super::commit::Shared;
+use super::commit::{OnRefusal, Shared};
 use super::erasure::Erasure;
 use super::job::LOG_BUCKET;
 use super::journal::{read_changes, read_mark};
@@ -42,11 +42,17 @@ async fn load_tenant(shared: &Shared, slot: &Arc<Slot>) -> Result<Vec<Erasure>, 
     let db = &shared.db;
     let mut ledger = Ledger::new(slot.id());
     if let Some(mark) = read_mark(db, &slot.key()).await? {
+        if mark.cluster != shared.cluster {
+            return Err(taken(slot.id(), mark.cluster));
+        }
         let changes = read_changes(db, &slot.key(), &mark).await?;
         shared
-            .apply(changes)
+            .apply(changes, OnRefusal::GiveUp)
             .await
-            .map_err(|_| StoreError::Failed)?;
+            .map_err(|_| {
+                tracing::error!(tenant = %slot.id(), "its last commit could not be completed");
+                StoreError::Failed
+            })?;
         ledger = Ledger {
             sequencer: Sequencer::new(slot.id(), mark.head),
             floor: first_entry(shared, slot, mark.floor, mark.head.seq).await?,
@@ -79,6 +85,23 @@ async fn load_tenant(shared: &Shared, slot: &Arc<Slot>) -> Result<Vec<Erasure>, 
     slot.start_log(ledger.sequencer.head(), ledger.floor, &shared.budget);
     *slot.ledger.lock().await = ledger;
     Ok(erasures)
+}
+
+/// A tenant belongs to another cluster of the keyspace, into which the same store was copied.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the tenant {tenant} is in the cluster {cluster} of the same keyspace: name another keyspace with cql.keyspace"
+)]
+struct Taken {
+    tenant: TenantId,
+    cluster: String,
+}
+
+pub(super) fn taken(tenant: TenantId, cluster: String) -> StoreError {
+    StoreError::Engine {
+        operation: "take a tenant",
+        source: Box::new(Taken { tenant, cluster }),
+    }
 }
 
 /// The floor: entries behind it may have aged away while nobody was there to raise it.

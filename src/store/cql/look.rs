@@ -27,7 +27,7 @@ macro_rules! looks {
 
 looks! {
     Tenants = "SELECT body FROM tenants WHERE cluster = ?";
-    Mark = "SELECT DISTINCT tenant, epoch, head, floor, committed, applied, parts, tail FROM journal WHERE tenant = ?";
+    Mark = "SELECT DISTINCT cluster, epoch, head, floor, committed, applied, parts, tail FROM journal WHERE tenant = ?";
     Parts = "SELECT body FROM journal WHERE tenant = ? AND commit = ? AND part < ?";
     Devices = "SELECT id, body FROM devices WHERE tenant = ?";
     Entries = "SELECT body FROM event_log WHERE tenant = ? AND bucket = ? AND seq > ? AND seq <= ? LIMIT ?";

@@ -79,7 +79,8 @@ const ERASURES_MAX: usize = 1_024;
 const ENTRY_SLACK: Duration = Duration::from_secs(24 * 3_600);
 /// Copies with which a quorum outlives the loss of one.
 const SAFE_COPIES: usize = 3;
-/// How long a close waits, beyond what a commit may take, for commits that the servers do not confirm.
+/// How long a close waits, beyond what a commit may take, for commits that the servers do not confirm; and how long it
+/// spares the next start writing them again.
 const CLOSE_SLACK: Duration = Duration::from_secs(2);
 /// Marks that are written at the same time when the store is closed.
 const MARKS_MAX: usize = 32;
@@ -441,7 +442,8 @@ impl actors::ports::Writer for CqlStore {
         }
         running.writer.shutdown().await;
         if settled && shared.queue.stopped() != Some(SubmitError::Failed) {
-            Box::pin(mark_applied(shared)).await;
+            // There may be many tenants, and servers that have just gone; the lease is to be given back in any case.
+            let _late = timeout(CLOSE_SLACK, Box::pin(mark_applied(shared))).await;
         }
         self.closed.store(true, Ordering::Release);
         running.beside.shutdown().await;
@@ -463,7 +465,7 @@ async fn mark_applied(shared: &Shared) {
     slots.retain(|it| 0 < it.shown());
     let mark = |slot: Arc<Slot>| async move {
         let ledger = slot.ledger.lock().await;
-        let mut mark = journal::mark(&slot.key(), &ledger, shared.lease.fence());
+        let mut mark = journal::mark(&shared.owner(&slot), &ledger);
         mark.stamp = shared.lease.stamps(1);
         if let Err(error) = shared.db.write(shared.db.permit().await, &[mark]).await {
             tracing::debug!(

@@ -24,10 +24,13 @@ const SCHEMA: &str = include_str!("../../../schema.cql");
 const VERSION: i32 = 1;
 /// How long one statement of it may take: servers agree on a schema slowly.
 const STATEMENT_MAX: Duration = Duration::from_secs(30);
-/// How long one that applies it may be heard of no more before another takes over.
-const LOCK_SECONDS: i32 = 60;
+/// How long one that applies it may be heard of no more before another takes over: longer than a statement may take, and
+/// the servers until they agree on it.
+const LOCK_SECONDS: i32 = 120;
 /// How long is waited for one that applies it.
-const WAIT_MAX: Duration = Duration::from_secs(90);
+const WAIT_MAX: Duration = Duration::from_secs(150);
+/// How long tombstones stay in a table that says nothing else.
+const GRACE_SECONDS: u32 = 10 * 24 * 3_600;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a keyspace has.
@@ -177,6 +180,21 @@ pub(super) fn create_keyspace(cql: &Cql, servers: Servers) -> String {
     )
 }
 
+/// A table whose tombstones may go early. ScyllaDB may go by repairs instead, and then keeps those of the outbox, one a
+/// message, until the next one.
+fn with_grace(statement: String, servers: Servers) -> String {
+    let told = statement
+        .split_once("gc_grace_seconds = ")
+        .map(|(_, told)| told);
+    let grace = told.and_then(|it| it.split_whitespace().next()?.parse::<u32>().ok());
+    match (servers, grace) {
+        (Servers::Scylla, Some(grace)) if grace < GRACE_SECONDS => {
+            format!("{statement} AND tombstone_gc = {{'mode': 'timeout'}}")
+        }
+        (Servers::Scylla | Servers::Cassandra, _) => statement,
+    }
+}
+
 /// Works on the schema of one keyspace.
 pub(super) struct Schema<'a> {
     session: &'a Session,
@@ -226,9 +244,12 @@ impl<'a> Schema<'a> {
             return Ok(SchemaFound::Same);
         }
         let holder = EventId::generate().to_string();
+        let servers = Servers::behind(self.session);
         let begin = async {
-            self.define(&create_keyspace(self.cql, Servers::behind(self.session)))
-                .await?;
+            // Whoever has made one for us may not let us make any, or may have made it in his own way.
+            if !self.has_keyspace().await? {
+                self.define(&create_keyspace(self.cql, servers)).await?;
+            }
             if let Some(first) = statements().first() {
                 self.define(&self.qualified(first)).await?;
             }
@@ -258,7 +279,8 @@ impl<'a> Schema<'a> {
                 if !self.renew(&holder).await? {
                     return Ok(false);
                 }
-                self.define(&self.qualified(&statement)).await?;
+                let statement = self.qualified(&statement);
+                self.define(&with_grace(statement, servers)).await?;
             }
             let done = format!(
                 "UPDATE {}.schema_state SET version = ?, digest = ?, holder = null WHERE id = 0 IF holder = ?",
@@ -305,6 +327,14 @@ impl<'a> Schema<'a> {
         statement.set_request_timeout(Some(STATEMENT_MAX));
         self.session.query_unpaged(statement, ()).await?;
         Ok(())
+    }
+
+    async fn has_keyspace(&self) -> Result<bool, Fault> {
+        let named = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+        let named = self.session.prepare(named).await?;
+        let keyspace = (&self.cql.keyspace,);
+        let found = self.session.execute_unpaged(&named, keyspace).await?;
+        Ok(found.into_rows_result()?.rows_num() != 0)
     }
 
     async fn find(&self) -> Result<Found, Fault> {
@@ -413,6 +443,25 @@ mod tests {
         let made = |servers| create_keyspace(&cql, servers);
         assert!(made(Servers::Scylla).ends_with("} AND tablets = {'enabled': false}"));
         assert!(!made(Servers::Cassandra).contains("tablets"));
+    }
+
+    #[test]
+    fn scylla_goes_by_the_time_that_tombstones_may_stay() {
+        let with = |servers| {
+            let made = statements().into_iter().map(|it| with_grace(it, servers));
+            let told = made.filter(|it| it.ends_with(" AND tombstone_gc = {'mode': 'timeout'}"));
+            let named = told.map(|it| it.split(' ').nth(5).unwrap().to_owned());
+            named.collect::<Vec<_>>()
+        };
+        let early = [
+            "journal",
+            "event_log",
+            "idempotency",
+            "connector_values",
+            "outbox",
+        ];
+        assert_eq!(with(Servers::Scylla), early);
+        assert!(with(Servers::Cassandra).is_empty());
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::model::{
-    DeviceId, Jid, MessageId, MessageState, Removal, Status, Tenant, TenantId, TenantLimits,
-    Timestamp,
+    DeviceId, DeviceState, EventId, Jid, MessageId, MessageState, Removal, SessionChange, Status,
+    Tenant, TenantId, TenantLimits, Timestamp,
 };
 use actors::ports::{
     Clock, Directory as _, Done, History as _, LogReader as _, MessageFilter, MessageQuery, Order,
@@ -22,7 +22,7 @@ use actors::ports::{
 use futures_util::future::join_all;
 
 use super::change::Cell;
-use super::job::Encoded;
+use super::job::{Encoded, chat_bucket, device_bucket, small, upstream_shard};
 use super::look::Look;
 use super::plan::Plan;
 use super::queue::Queued;
@@ -30,7 +30,7 @@ use super::schema::{self, SchemaError, SchemaFound, Servers as ServersFound};
 use super::{CqlOptions, CqlStore, OpenError, connect, journal};
 use crate::config::Config;
 use crate::store::contract::{
-    ManualClock, Opener, answer, claim, committed, device_record, entry, jid, message,
+    ManualClock, Opener, answer, chat_row, claim, committed, device_record, entry, jid, message,
     store_contract,
 };
 use crate::testing::{Inside, inside, server};
@@ -50,6 +50,7 @@ pub(crate) const CASES: &[Inside] = inside![
     a_schema_is_applied_once_and_another_is_left_alone,
     gateways_that_start_at_once_make_one_schema,
     rows_of_a_removed_device_are_erased,
+    what_the_servers_refuse_is_dropped_before_its_mark_and_tried_on_behind_it,
     rows_that_age_go_by_themselves,
     a_log_whose_first_entries_have_aged_away_begins_behind_them,
     calls_wait_for_a_place_among_those_under_way,
@@ -106,7 +107,10 @@ impl House {
     }
 
     async fn new() -> (Self, Arc<CqlStore>) {
-        let servers = Servers::new();
+        Self::on(Servers::new()).await
+    }
+
+    async fn on(servers: Servers) -> (Self, Arc<CqlStore>) {
         let clock = Arc::new(ManualClock::default());
         let device = device_record(clock.now());
         let house = Self {
@@ -157,8 +161,8 @@ impl House {
         plan.seal(|count| shared.lease.stamps(count));
         plan.ledger.committed += 1;
         let stamps = |count| shared.lease.stamps(count);
-        let fence = shared.lease.fence();
-        let written = journal::encode(&slot.key(), &plan.ledger, fence, &plan.changes, stamps);
+        let owner = shared.owner(&slot);
+        let written = journal::encode(&owner, &plan.ledger, &plan.changes, stamps);
         for part in written.parts {
             shared
                 .db
@@ -315,24 +319,138 @@ async fn gateways_that_start_at_once_make_one_schema() {
 async fn rows_of_a_removed_device_are_erased() {
     let (house, store) = House::new().await;
     let chat = jid("51999888777");
-    let (_, write) = house.say(&chat);
-    let writes = vec![write, Write::DeviceRemoved(house.device)];
+    let (id, message) = house.say(&chat);
+    let (device, now) = (house.device, house.clock.now());
+    let change = SessionChange {
+        state: DeviceState::Connected,
+        previous: DeviceState::Connecting,
+        reason: None,
+        at: now,
+    };
+    let (named, said) = (chat.clone(), "3EB0".to_owned());
+    let writes = vec![
+        message,
+        Write::OutboxAdd {
+            device,
+            chat: chat.clone(),
+            id,
+        },
+        Write::Upstream {
+            device,
+            chat: named,
+            from_me: true,
+            upstream_id: said.clone(),
+            id,
+        },
+        Write::Chat(Box::new(chat_row(device, &chat, 1, now))),
+        Write::SessionChange {
+            device,
+            id: EventId::generate(),
+            change,
+        },
+    ];
     committed(commit(&*store, house.tenant, writes, vec![], None).await);
     let slot = store.existing(house.tenant).unwrap();
+    let session = &store.shared.db.link().session;
     let left = async || {
-        let db = &store.shared.db;
-        let device = slot.key();
-        let scope = (slot.key(), Cell::id(house.device.to_bytes()));
-        let buckets: Vec<(String, i32)> = db.rows(Look::AllChatBuckets, scope).await.unwrap();
-        let devices: Vec<(Vec<u8>, Vec<u8>)> = db.rows(Look::Devices, (device,)).await.unwrap();
-        buckets.len() + devices.len()
+        let mut left = Vec::new();
+        let chat = || Cell::text(chat.as_str());
+        for (table, rest, key) in [
+            ("session_changes", "", vec![]),
+            ("chats", "", vec![]),
+            ("outbox", "", vec![]),
+            ("chat_buckets", "", vec![]),
+            ("device_buckets", "", vec![]),
+            (
+                "messages",
+                " AND chat = ? AND bucket = ?",
+                vec![chat(), Cell::int(chat_bucket(id))],
+            ),
+            (
+                "device_messages",
+                " AND bucket = ?",
+                vec![Cell::int(device_bucket(id))],
+            ),
+            (
+                "upstream",
+                " AND chat = ? AND shard = ?",
+                vec![chat(), small(upstream_shard(&said))],
+            ),
+        ] {
+            let keyspace = &store.shared.keyspace;
+            let cql = format!(
+                "SELECT count(*) FROM {keyspace}.{table} WHERE tenant = ? AND device = ?{rest}"
+            );
+            let mut values = vec![slot.key(), Cell::id(device.to_bytes())];
+            values.extend(key);
+            let count = session.prepare(cql).await.unwrap();
+            let count = session.execute_unpaged(&count, values).await.unwrap();
+            let count = count.into_rows_result().unwrap();
+            left.push((table, count.single_row::<(i64,)>().unwrap().0));
+        }
+        let devices: Vec<(Vec<u8>, Vec<u8>)> = {
+            let db = &store.shared.db;
+            db.rows(Look::Devices, (slot.key(),)).await.unwrap()
+        };
+        left.push(("devices", i64::try_from(devices.len()).unwrap()));
+        left
     };
+    let before = left().await;
+    assert!(before.iter().all(|(_, count)| *count == 1), "{before:?}");
+    let removed = vec![Write::DeviceRemoved(device)];
+    committed(commit(&*store, house.tenant, removed, vec![], None).await);
     let patience = Instant::now() + Duration::from_secs(30);
-    while left().await != 0 {
-        assert!(Instant::now() < patience, "the erasure does not end");
+    loop {
+        let left = left().await;
+        if left.iter().all(|(_, count)| *count == 0) {
+            break;
+        }
+        assert!(Instant::now() < patience, "{left:?} are not erased");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     store.close().await;
+}
+
+async fn what_the_servers_refuse_is_dropped_before_its_mark_and_tried_on_behind_it() {
+    let mut servers = Servers::new();
+    let keyspace = format!("buho_test_refusal_{}", std::process::id());
+    servers.options.cql.keyspace.clone_from(&keyspace);
+    let (house, store) = House::on(servers).await;
+    let chat = jid("51999888777");
+    let send = async |text: &str| {
+        let row = chat_row(house.device, &chat, 1, house.clock.now());
+        let writes = vec![house.say(&chat).1, Write::Chat(Box::new(row))];
+        let told = vec![entry(house.clock.now(), text)];
+        commit(&*store, house.tenant, writes, told, None).await
+    };
+    committed(send("{\"n\":1}").await);
+    // The journal lacks a column: nothing of a commit can be written.
+    run(&format!("ALTER TABLE {keyspace}.journal DROP fence")).await;
+    let refused = send("{\"n\":2}").await;
+    assert!(
+        matches!(
+            refused,
+            Ok(Outcome::Failed(StoreError::Refused(SubmitError::Away)))
+        ),
+        "{refused:?}"
+    );
+    run(&format!(
+        "ALTER TABLE {keyspace}.journal ADD fence bigint static"
+    ))
+    .await;
+    committed(send("{\"n\":3}").await);
+    // Another table does: what came to its mark is written as soon as it can be.
+    run(&format!("ALTER TABLE {keyspace}.chats DROP unread")).await;
+    let mut sent = Box::pin(send("{\"n\":4}"));
+    let told = tokio::time::timeout(Duration::from_secs(2), &mut sent).await;
+    assert!(told.is_err(), "it is neither told nor dropped: {told:?}");
+    run(&format!("ALTER TABLE {keyspace}.chats ADD unread int")).await;
+    committed(sent.await);
+    let entries = store.entries(house.tenant, 0, 9, usize::MAX).await.unwrap();
+    let told: Vec<_> = entries.iter().map(|it| it.data()).collect();
+    assert_eq!(told, ["{\"n\":1}", "{\"n\":3}", "{\"n\":4}"]);
+    store.close().await;
+    run(&format!("DROP KEYSPACE {keyspace}")).await;
 }
 
 async fn rows_that_age_go_by_themselves() {
