@@ -10,7 +10,7 @@ RUN cargo build --release --locked --bin buho --bin buho-loadtest
 
 FROM debian:bookworm-slim AS base
 RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/buho buho \
-    && install --directory --owner=buho --group=buho --mode=0700 /var/lib/buho/data
+    && install --directory --owner=buho --group=buho --mode=0700 /var/lib/buho/data /var/lib/buho/backups
 COPY --from=build /build/target/release/buho /usr/local/bin/buho
 COPY --from=build /build/LICENSE /usr/share/doc/buho/LICENSE
 USER buho

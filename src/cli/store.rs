@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actors::ports::Clock;
 use gateway::SystemClock;
-use gateway::config::Config;
+use gateway::config::{Config, StoreKind};
 use gateway::operator::client::ask;
 use gateway::operator::line::Command;
 use gateway::telemetry::{Chain, start_log};
@@ -26,8 +26,14 @@ pub(super) fn carry(config: &Config, command: StoreCommand, json: bool) -> Resul
     match command {
         StoreCommand::Backup { to } => backup(config, &to, json),
         StoreCommand::Restore { from, into } => {
-            let into = into.unwrap_or_else(|| config.store.path.clone());
-            restore(config, &from, &into, json)
+            // A gateway on servers would never look into its folder.
+            let usual = (config.store.kind == StoreKind::Embedded).then_some(&config.store.path);
+            match into.as_ref().or(usual) {
+                Some(into) => restore(config, &from, into, json),
+                None => Err(Failure::wrong(
+                    "store.kind is cql: name a folder with --into, and copy the store in it with `buho store copy`",
+                )),
+            }
         }
         StoreCommand::Compact => compact(&config.store.path, json),
         StoreCommand::Copy { from, to } => copy(config, &from, &to, json),

@@ -128,7 +128,28 @@ impl Offline {
 
     /// As [`Self::open`], with a clock by which kept answers are forgotten.
     pub(in crate::store) fn open_at(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        Self::open_in(Folder::hold(path)?, path, clock)
+    }
+
+    /// Makes a store that is to be filled, with a note from its first moment on. `None` where there is one already.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], such as where a gateway runs on it.
+    pub(in crate::store) fn make(path: &Path, note: &[u8]) -> Result<Option<Self>, OpenError> {
+        let io = |source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let folder = Folder::hold(path)?;
+        if folder.data().try_exists().map_err(io)? {
+            return Ok(None);
+        }
+        folder.set_note(Some(note)).map_err(io)?;
+        Self::open_in(folder, path, Arc::new(Forever)).map(Some)
+    }
+
+    fn open_in(folder: Folder, path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let opening = Opening {
             folder: &folder,
             cache_bytes: CACHE_BYTES,
@@ -153,9 +174,9 @@ impl Offline {
         })))
     }
 
-    /// Whether a folder has a store.
+    /// Whether a folder has a store, or what a repair that was cut off has left of one.
     pub(in crate::store) fn is_there(path: &Path) -> bool {
-        path.join("data").is_dir()
+        ["data", "torn"].iter().any(|it| path.join(it).is_dir())
     }
 
     /// Writes all tables anew, without what nobody can see any more. Gives their bytes on the disk.
@@ -383,6 +404,11 @@ impl Archive for Offline {
     async fn set_note(&self, note: Option<Vec<u8>>) -> Result<(), StoreError> {
         self.blocking(move |base| base.folder.set_note(note.as_deref()).map_err(unfiled))
             .await
+    }
+
+    async fn held(&self) -> Result<(), StoreError> {
+        // The folder is locked for as long as this is here.
+        Ok(())
     }
 
     async fn close(&self) {

@@ -8,6 +8,7 @@ use actors::model::Timestamp;
 use actors::ports::Clock;
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::TransferError;
@@ -115,31 +116,28 @@ impl Backups {
             return Err(BackupError::Relative);
         }
         let before = self.start(&path)?;
-        let (root, made_at) = (path.clone(), self.clock.now());
-        let begun = tokio::task::spawn_blocking(move || {
-            let draft = Draft::begin(&root)?;
-            match store.export(made_at) {
-                Ok(export) => Ok((draft, export)),
-                Err(error) => {
-                    draft.abandon();
-                    Err(error.into())
-                }
-            }
-        });
-        let begun = begun.await.unwrap_or(Err(TransferError::Stopped));
-        let (draft, export) = begun.inspect_err(|_| *self.standing.lock() = before)?;
         let work = Work {
             path,
-            about: export.estimate(),
-            made_at,
+            made_at: self.clock.now(),
             min_free: self.min_free,
             standing: Arc::clone(&self.standing),
             stop: Arc::clone(&self.stop),
         };
+        let (tell, begun) = oneshot::channel();
+        // Whoever asked may go before it has begun: it goes on then.
         *self.task.lock() = Some(tokio::task::spawn_blocking(move || {
-            work.run(draft, &export);
+            match work.begin(&store) {
+                Ok((draft, export)) => {
+                    let _heard = tell.send(Ok(()));
+                    work.run(draft, &export);
+                }
+                Err(error) => {
+                    *work.standing.lock() = before;
+                    let _heard = tell.send(Err(error));
+                }
+            }
         }));
-        Ok(())
+        Ok(begun.await.unwrap_or(Err(TransferError::Stopped))?)
     }
 
     /// Takes the one place that there is; gives what stood there before.
@@ -170,7 +168,6 @@ impl Backups {
 /// A backup under way.
 struct Work {
     path: PathBuf,
-    about: u64,
     made_at: Timestamp,
     min_free: Option<u64>,
     standing: Arc<Mutex<Standing>>,
@@ -178,10 +175,25 @@ struct Work {
 }
 
 impl Work {
+    fn begin(&self, store: &EmbeddedStore) -> Result<(Draft, Export), TransferError> {
+        let draft = Draft::begin(&self.path)?;
+        match store.export(self.made_at) {
+            Ok(export) => Ok((draft, export)),
+            Err(error) => {
+                draft.abandon();
+                Err(error.into())
+            }
+        }
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
     fn run(self, mut draft: Draft, export: &Export) {
         let written = self.write(&mut draft, export);
         let ended = match written {
-            Ok(()) => draft.end(self.made_at),
+            Ok(()) => draft.end(self.made_at, || self.stops()),
             Err(error) => {
                 draft.abandon();
                 Err(error)
@@ -207,9 +219,9 @@ impl Work {
     }
 
     fn write(&self, draft: &mut Draft, export: &Export) -> Result<(), TransferError> {
-        let mut mark = None;
+        let (mut mark, about) = (None, export.estimate());
         while let Some(chunk) = export.next(mark.as_ref())? {
-            if self.stop.load(Ordering::Acquire) {
+            if self.stops() {
                 return Err(TransferError::Stopped);
             }
             // A disk that is full of backup would stop the gateway.
@@ -220,7 +232,7 @@ impl Work {
             *self.standing.lock() = Standing::Running {
                 path: self.path.clone(),
                 records: draft.tally().records(),
-                about: self.about,
+                about,
             };
             mark = chunk.mark;
         }

@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant};
 use super::record::Tally;
 use super::{Archive, CHUNKS_AHEAD, Mark, Phase, Progress, TransferError, count, moved, verify};
 use crate::config::Config;
+use crate::store::cql::schema::{self, SchemaFound};
 use crate::store::cql::{CqlOptions, CqlStore};
 use crate::store::embedded::Offline;
 
@@ -96,15 +97,28 @@ pub async fn copy(
     if from == to {
         return Err(TransferError::Same);
     }
-    if let Place::Embedded(path) = from
-        && !Offline::is_there(path)
-    {
-        return Err(TransferError::NoStore(path.clone()));
+    match from {
+        Place::Embedded(path) if !Offline::is_there(path) => {
+            return Err(TransferError::NoStore(path.clone()));
+        }
+        Place::Embedded(_) => {}
+        Place::Cql => {
+            let found = Box::pin(schema::check(&config.cql)).await;
+            let found = found.map_err(|it| TransferError::Open(Box::new(it)))?;
+            if found == SchemaFound::Absent {
+                return Err(nothing(config));
+            }
+        }
     }
     let source = Box::pin(open(config, from, &clock)).await?;
+    if *from == Place::Cql && source.is_empty().await? {
+        source.close().await;
+        return Err(nothing(config));
+    }
     let copied = match Box::pin(open(config, to, &clock)).await {
         Ok(destination) => {
             let task = Copy {
+                called: from.to_string(),
                 source: Arc::clone(&source),
                 destination: Arc::clone(&destination),
                 named: to.to_string(),
@@ -119,6 +133,13 @@ pub async fn copy(
     };
     source.close().await;
     copied
+}
+
+fn nothing(config: &Config) -> TransferError {
+    TransferError::Nothing {
+        cluster: config.cql.cluster.clone(),
+        keyspace: config.cql.keyspace.clone(),
+    }
 }
 
 async fn open(
@@ -151,6 +172,8 @@ async fn open(
 pub(super) struct Copy<'a> {
     pub(super) source: Arc<dyn Archive>,
     pub(super) destination: Arc<dyn Archive>,
+    /// What the source is called.
+    pub(super) called: String,
     /// What the destination is called.
     pub(super) named: String,
     pub(super) progress: Progress<'a>,
@@ -184,12 +207,23 @@ impl Copy<'_> {
         let read = reading.join_next().await;
         read.and_then(Result::ok).ok_or(StoreError::Failed)??;
         verify(&*self.destination, as_of, &note.tally, self.progress).await?;
+        // A gateway that came in between has changed what was read, or what was written.
+        for (archive, named) in [
+            (&self.source, &self.called),
+            (&self.destination, &self.named),
+        ] {
+            let held = archive.held().await;
+            held.map_err(|_| TransferError::Overtaken(named.clone()))?;
+        }
         self.destination.set_note(None).await?;
         Ok(note.tally)
     }
 
     /// Where the copy begins, or goes on.
     async fn begin(&self, now: Timestamp) -> Result<Note, TransferError> {
+        if self.source.note().await?.is_some() {
+            return Err(TransferError::NotWhole(self.called.clone()));
+        }
         let source = self.source.version().await?;
         if let Some(note) = self.destination.note().await? {
             let other = || TransferError::OtherCopy {

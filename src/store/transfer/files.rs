@@ -131,8 +131,24 @@ impl Draft {
         }
     }
 
-    /// Makes it durable and reads it back; the manifest comes last.
-    pub(super) fn end(mut self, made_at: Timestamp) -> Result<Manifest, TransferError> {
+    /// Makes it durable and reads it back, unless it is to stop; the manifest comes last. Where that fails, nothing stays.
+    pub(super) fn end(
+        mut self,
+        made_at: Timestamp,
+        stops: impl Fn() -> bool,
+    ) -> Result<Manifest, TransferError> {
+        let ended = self.seal(made_at, stops);
+        if ended.is_err() {
+            self.abandon();
+        }
+        ended
+    }
+
+    fn seal(
+        &mut self,
+        made_at: Timestamp,
+        stops: impl Fn() -> bool,
+    ) -> Result<Manifest, TransferError> {
         let manifest = Manifest {
             format: FORMAT,
             made_at,
@@ -145,11 +161,16 @@ impl Draft {
             manifest,
         };
         let mut tally = Tally::default();
-        backup.read(|records| Ok(count(&mut tally, &records)?))?;
+        backup.read(|records| {
+            if stops() {
+                return Err(TransferError::Stopped);
+            }
+            Ok(count(&mut tally, &records)?)
+        })?;
         if let Some(difference) = backup.manifest.tally.difference(&tally) {
             return Err(TransferError::Differs(difference));
         }
-        seal(&self.root, &backup.manifest).map_err(TransferError::io(self.root))?;
+        seal(&self.root, &backup.manifest).map_err(TransferError::io(&self.root))?;
         Ok(backup.manifest)
     }
 
@@ -160,10 +181,17 @@ impl Draft {
         sync_folder(&self.root)
     }
 
-    /// Removes what was written. A folder that was there stays.
+    /// Removes what was written, the manifest first. A folder that was there stays.
     pub(super) fn abandon(self) {
-        if let Err(error) = fs::remove_dir_all(self.partial()) {
-            tracing::warn!(%error, "an unfinished backup could not be removed");
+        let removed = [
+            fs::remove_file(self.root.join(MANIFEST)),
+            fs::remove_dir_all(self.root.join(RECORDS)),
+            fs::remove_dir_all(self.partial()),
+        ];
+        for error in removed.into_iter().filter_map(Result::err) {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(%error, "an unfinished backup could not be removed");
+            }
         }
     }
 }

@@ -101,6 +101,9 @@ pub(super) trait Archive: Send + Sync {
     /// Writes or removes the note.
     async fn set_note(&self, note: Option<Vec<u8>>) -> Result<(), StoreError>;
 
+    /// Whether nobody else can have used it since it was opened.
+    async fn held(&self) -> Result<(), StoreError>;
+
     /// Gives the store free, in good order.
     async fn close(&self);
 }
@@ -129,6 +132,22 @@ pub enum TransferError {
     /// There is no store to copy.
     #[error("there is no store in {}: name the folder that the gateway was started with", .0.display())]
     NoStore(PathBuf),
+    /// There is nothing to copy.
+    #[error(
+        "there is nothing in the cluster {cluster} of the keyspace {keyspace}: correct [cql] so that it names what the gateway was started with"
+    )]
+    Nothing {
+        /// The cluster.
+        cluster: String,
+        /// The keyspace.
+        keyspace: String,
+    },
+    /// What is to be copied is a part of another store.
+    #[error("{0} is not whole: the copy or the restore into it was interrupted")]
+    NotWhole(String),
+    /// A gateway has started on an end meanwhile.
+    #[error("another gateway has taken {0} meanwhile: stop it, and begin again")]
+    Overtaken(String),
     /// There is something already.
     #[error("{0} is not empty: choose another one")]
     NotEmpty(String),
@@ -194,9 +213,10 @@ impl TransferError {
     #[must_use]
     pub const fn is_of_opening(&self) -> bool {
         match self {
-            Self::Open(_) | Self::NoStore(_) => true,
+            Self::Open(_) | Self::NoStore(_) | Self::Nothing { .. } | Self::NotWhole(_) => true,
             Self::NotEmpty(_)
             | Self::OtherCopy { .. }
+            | Self::Overtaken(_)
             | Self::Same
             | Self::Io { .. }
             | Self::Full(_)

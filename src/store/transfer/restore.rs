@@ -50,10 +50,11 @@ pub async fn restore(
         return Err(backup.damaged(format!("it has {difference}")));
     }
     let made_at = backup.manifest.made_at;
-    let opened = Offline::open(into);
-    let store = opened.map_err(|it| TransferError::Open(Box::new(it)))?;
     let note = format!("restore of {}\n", from.display());
-    store.set_note(Some(note.into_bytes())).await?;
+    let made = Offline::make(into, note.as_bytes());
+    let made = made.map_err(|it| TransferError::Open(Box::new(it)))?;
+    // Somebody may have come while the backup was read.
+    let store = made.ok_or_else(|| TransferError::NotEmpty(into.display().to_string()))?;
     let filled = async {
         let mut tally = Tally::default();
         each(&backup, async |mut records| {

@@ -26,6 +26,7 @@ use tokio::time::Duration;
 
 use super::backup::{BackupError, Backups, Standing};
 use super::copy::Copy;
+use super::files::Draft;
 use super::record::{Record, Tally};
 use super::{Archive, Chunk, Mark, Phase, TransferError, count, moved, restore};
 use crate::store::contract::{
@@ -202,6 +203,7 @@ fn copying(
     Copy {
         source: Arc::clone(source) as Arc<dyn Archive>,
         destination: Arc::clone(destination) as Arc<dyn Archive>,
+        called: "here".to_owned(),
         named: "there".to_owned(),
         progress: &silent,
         note_every: Duration::ZERO,
@@ -339,6 +341,13 @@ async fn a_copy_goes_on_where_it_was_interrupted_and_nobody_serves_it_before() {
         .set_note(Some(note.to_string().into_bytes()))
         .await
         .unwrap();
+    // Nor is it copied on.
+    let beyond = TempDir::new().unwrap();
+    let part = copying(&destination, &offline(beyond.path()))
+        .run(NOW)
+        .await;
+    let part = part.unwrap_err();
+    assert!(matches!(part, TransferError::NotWhole(_)), "{part}");
     destination.close().await;
     drop(destination);
     assert!(matches!(open(to.path()), Err(OpenError::Unfinished { .. })));
@@ -398,6 +407,23 @@ async fn a_store_goes_to_servers_and_comes_back() {
         after.iter().filter(|it| it.contains("epoch: 101")).count(),
         3
     );
+    Archive::close(&*servers).await;
+    // Into another cluster of the keyspace, where its rows would lie on those of the first.
+    let mut beside = options.clone();
+    beside.cql.cluster.push_str("-beside");
+    let opened = Box::pin(CqlStore::open_unfinished(beside, clock())).await;
+    let beside = opened.unwrap();
+    let refused = Box::pin(copying(&source, &beside).run(NOW)).await;
+    let refused = crate::telemetry::Chain(&refused.unwrap_err()).to_string();
+    let word = format!(
+        "is in the cluster {} of the same keyspace",
+        options.cql.cluster
+    );
+    assert!(refused.contains(&word), "{refused}");
+    Archive::close(&*beside).await;
+    let opened = Box::pin(CqlStore::open(options, clock())).await;
+    let servers = opened.unwrap();
+    assert_eq!(before, records(&*servers).await, "nothing was touched");
     Archive::close(&*servers).await;
 }
 
@@ -521,6 +547,20 @@ async fn a_backup_that_fails_leaves_nothing_behind_and_the_store_goes_on() {
     let refused = backups.begin("here".into()).await.unwrap_err();
     assert!(matches!(refused, BackupError::Relative));
     actors::ports::Writer::close(&*store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_stopped_while_it_is_read_back_leaves_nothing_behind() {
+    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    filled(from.path()).await;
+    let (out, mut chunks) = mpsc::channel::<Chunk>(9);
+    offline(from.path()).export(NOW, None, out).await.unwrap();
+    let records = chunks.recv().await.unwrap().records;
+    let mut draft = Draft::begin(to.path()).unwrap();
+    draft.add(&records).unwrap();
+    let stopped = draft.end(NOW, || true).unwrap_err();
+    assert!(matches!(stopped, TransferError::Stopped), "{stopped}");
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Case {
         };
         let runtime = runtime.worker_threads(2).enable_all().build()?;
         let body = move || {
-            let body = timeout(CASE_MAX, store.during((self.body)()));
+            let body = async { timeout(CASE_MAX, store.during((self.body)())).await };
             runtime.block_on(body).expect("the case ends");
         };
         let begun = Instant::now();

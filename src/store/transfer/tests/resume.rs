@@ -81,6 +81,10 @@ impl Archive for Faltering {
         self.archive.set_note(note).await
     }
 
+    async fn held(&self) -> Result<(), StoreError> {
+        self.archive.held().await
+    }
+
     async fn close(&self) {
         self.archive.close().await;
     }
@@ -198,10 +202,11 @@ async fn a_copy_that_does_not_arrive_as_sent_is_found_out() {
 }
 
 pub(super) async fn a_copy_to_servers_that_does_not_arrive_as_sent_is_found_out() {
-    let from = TempDir::new().unwrap();
-    filled(from.path()).await;
-    let source = offline(from.path());
     for fault in [Fault::Loses, Fault::Alters] {
+        // A store is in one cluster of a keyspace.
+        let from = TempDir::new().unwrap();
+        filled(from.path()).await;
+        let source = offline(from.path());
         let options = cql_tests::options();
         let opened = Box::pin(CqlStore::open_unfinished(options.clone(), clock())).await;
         found_out(&source, opened.unwrap(), fault).await;
