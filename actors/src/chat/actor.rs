@@ -220,7 +220,7 @@ impl Chatting {
                 Ok(placed) => placed,
                 Err(known) => {
                     // The first one may still be on its way to the store: the answer waits behind it.
-                    let done = told(self.footing(myself), reply, move || Taken::Repeat(known));
+                    let done = repeated(reply, known);
                     return self.submit(Vec::new(), Vec::new(), None, done);
                 }
             };
@@ -263,7 +263,7 @@ impl Chatting {
                 // The first one may still be on its way to the store: the answer waits behind it.
                 let id = request.id;
                 let writes = self.leaves_outbox(&request).into_iter().collect();
-                let done = told(self.footing(myself), reply, move || Taken::Repeat(id));
+                let done = repeated(reply, id);
                 self.submit_soon(writes, Vec::new(), done);
             }
             StepDecision::Unknown => self.read_for(myself, request, reply),
@@ -446,6 +446,18 @@ impl Footing {
     /// What the chat believes is no longer what is stored: it leaves, and its successor loads.
     fn is_old(&self) {
         let _heard = report(&self.chat, ChatMsg::Stale);
+    }
+}
+
+/// Nothing builds on the answer to a repeat: where it can't be given, it is asked again.
+fn repeated(reply: Reply<Taken>, id: MessageId) -> impl FnOnce(Outcome) + Send + 'static {
+    move |outcome| {
+        reply.send(match outcome {
+            Outcome::Committed { cursor: _ } | Outcome::Replayed(_) | Outcome::Mismatch => {
+                Ok(Taken::Repeat(id))
+            }
+            Outcome::Failed(error) => Err(CommandError::of_commit(&error)),
+        });
     }
 }
 

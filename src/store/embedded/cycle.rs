@@ -185,7 +185,7 @@ impl<'a> Cycle<'a> {
             ticket,
             job,
             done,
-            urgency: _,
+            terms: _,
         } = queued;
         let Encoded {
             rows,

@@ -9,14 +9,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use actors::log::{Log, RingBudget};
 use actors::model::{DeviceId, EntryDraft, TenantId, Timestamp};
 use actors::ports::{
-    Answer, Claim, Clock, Done, Job, Outcome, StoreError, StoreHealth, SubmitError, Ticket,
-    Urgency, Write,
+    Answer, Claim, Clock, Done, Job, Outcome, StoreError, StoreHealth, SubmitError, Ticket, Write,
 };
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -27,7 +25,7 @@ use self::generation::Generations;
 use self::job::Encoded;
 use self::keys::Place;
 use self::measures::Measures;
-use self::queue::Queue;
+use self::queue::{Queue, Terms};
 use self::reader::Readers;
 use self::repair::{Opened, Opening};
 use self::space::FreeSpace;
@@ -282,7 +280,7 @@ impl EmbeddedStore {
         writes: Vec<Write>,
         entries: Vec<EntryDraft>,
         claim: Option<(Claim, Answer)>,
-        urgency: Urgency,
+        terms: Terms,
         done: &mut Option<Done>,
     ) -> Result<Ticket, SubmitError> {
         let slot = match self.existing(tenant) {
@@ -297,12 +295,15 @@ impl EmbeddedStore {
         if self.shared.space.is_full() {
             return Err(SubmitError::Full);
         }
+        if terms.is_baseless() {
+            return Err(SubmitError::Busy);
+        }
         let tenants = &self.shared.tenants;
         let encoded = Encoded::of(tenants, &slot, writes, entries, claim).map_err(|error| {
             tracing::error!(%error, "a row could not be encoded");
             SubmitError::Failed
         })?;
-        let ticket = self.shared.queue.push(slot, encoded, urgency, done)?;
+        let ticket = self.shared.queue.push(slot, encoded, terms, done)?;
         self.shared.measures.queued();
         Ok(ticket)
     }
@@ -373,10 +374,11 @@ impl actors::ports::Writer for EmbeddedStore {
             done,
         } = job;
         let mut done = Some(done);
-        let taken = match is_baseless {
-            Some(it) if it.load(Ordering::Acquire) => Err(SubmitError::Busy),
-            Some(_) | None => self.take(tenant, writes, entries, claim, urgency, &mut done),
+        let terms = Terms {
+            urgency,
+            is_baseless,
         };
+        let taken = self.take(tenant, writes, entries, claim, terms, &mut done);
         if let (Err(refused), Some(done)) = (taken, done) {
             done(Outcome::Failed(refused.into()));
         }

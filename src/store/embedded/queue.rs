@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actors::ports::{Done, SubmitError, Ticket, Urgency};
@@ -27,6 +28,23 @@ pub(super) const CYCLE_BYTES_MAX: usize = 4 << 20;
 /// How long a commit may wait for a job that somebody waits for.
 const SOON_MAX: Duration = Duration::from_millis(2);
 
+/// How a job is taken.
+#[derive(Debug)]
+pub(super) struct Terms {
+    /// Whether somebody waits for it.
+    pub(super) urgency: Urgency,
+    /// Set where an earlier job that it builds on was not taken.
+    pub(super) is_baseless: Option<Arc<AtomicBool>>,
+}
+
+impl Terms {
+    /// Whether it builds on what is not stored. A job before it is told of before it is looked at for its commit.
+    pub(super) fn is_baseless(&self) -> bool {
+        let told = self.is_baseless.as_ref();
+        told.is_some_and(|it| it.load(Ordering::Acquire))
+    }
+}
+
 /// A job in its place.
 pub(super) struct Queued {
     /// Whose it is.
@@ -35,8 +53,8 @@ pub(super) struct Queued {
     pub(super) ticket: u64,
     /// What is to be written.
     pub(super) job: Encoded,
-    /// Whether somebody waits for it.
-    pub(super) urgency: Urgency,
+    /// How it is taken.
+    pub(super) terms: Terms,
     /// Told what became of it.
     pub(super) done: Done,
 }
@@ -66,7 +84,7 @@ impl Fifo {
     ) -> Turn {
         for _ in 0..TURN_JOBS.min(CYCLE_JOBS_MAX.saturating_sub(jobs.len())) {
             let front = self.jobs.front();
-            let Some((next, urgency)) = front.map(|it| (it.job.weight(), it.urgency)) else {
+            let Some((next, urgency)) = front.map(|it| (it.job.weight(), it.terms.urgency)) else {
                 break;
             };
             if 0 < *bytes && CYCLE_BYTES_MAX < *bytes + next {
@@ -147,10 +165,10 @@ impl Queue {
         &self,
         slot: Arc<Slot>,
         job: Encoded,
-        urgency: Urgency,
+        terms: Terms,
         done: &mut Option<Done>,
     ) -> Result<Ticket, SubmitError> {
-        let tenant = slot.number();
+        let (tenant, urgency) = (slot.number(), terms.urgency);
         let mut inner = self.inner.lock();
         let Inner {
             fifos,
@@ -176,7 +194,7 @@ impl Queue {
             slot,
             ticket,
             job,
-            urgency,
+            terms,
             done,
         }));
         if fifo.jobs.len() == 1 {
@@ -283,7 +301,11 @@ mod tests {
         let slot = tenants.slot_or_new(TenantId::generate());
         let job = Encoded::of(&tenants, &slot, Vec::new(), Vec::new(), None).unwrap();
         let mut done: Option<Done> = Some(Box::new(drop));
-        queue.push(slot, job, urgency, &mut done).unwrap();
+        let terms = Terms {
+            urgency,
+            is_baseless: None,
+        };
+        queue.push(slot, job, terms, &mut done).unwrap();
     }
 
     fn taken(queue: &Queue) -> (usize, Duration) {

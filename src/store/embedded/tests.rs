@@ -366,6 +366,45 @@ async fn what_nobody_sees_is_erased() {
 }
 
 #[tokio::test]
+async fn what_builds_on_a_job_that_was_not_taken_is_not_taken() {
+    let (house, store) = House::new().await;
+    let base = Arc::new(AtomicBool::new(false));
+    let (let_go, wait) = std::sync::mpsc::channel::<()>();
+    let job = |is_baseless, done| Job {
+        writes: vec![],
+        entries: vec![entry(Timestamp::from_millis(1), "{}")],
+        claim: None,
+        urgency: Urgency::Now,
+        is_baseless,
+        done,
+    };
+    // Whoever is told sets it while the next one waits already.
+    let told = Arc::clone(&base);
+    let hold = Box::new(move |_| {
+        let _let_go = wait.recv_timeout(Duration::from_secs(30));
+        told.store(true, Ordering::SeqCst);
+    });
+    store.submit(house.tenant, job(None, hold)).unwrap();
+    let (tell, outcome) = tokio::sync::oneshot::channel();
+    let done = Box::new(move |it| drop(tell.send(it)));
+    let waiting = job(Some(Arc::clone(&base)), done);
+    store.submit(house.tenant, waiting).unwrap();
+    drop(let_go);
+    let outcome = outcome.await.unwrap();
+    assert!(
+        matches!(
+            outcome,
+            Outcome::Failed(StoreError::Refused(SubmitError::Busy))
+        ),
+        "{outcome:?}"
+    );
+    let late = store.submit(house.tenant, job(Some(base), Box::new(drop)));
+    assert_eq!(late, Err(SubmitError::Busy));
+    assert_eq!(house.put(&store, 1, 1).await.seq, 2);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn what_waits_behind_a_removal_leaves_no_rows() {
     let (house, store) = House::new().await;
     let (chat, device) = (jid("51999888777"), house.device);
