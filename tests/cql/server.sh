@@ -200,7 +200,10 @@ guard() {
     exec 7>"$RUN/guarding"
     flock -n 7 || exit 0
     while [[ -d $RUN ]]; do
-        pids=($(cat "$RUN"/n[1-3]/pid 2>/dev/null || true))
+        # What ran stays known while the folder is being deleted.
+        for pid in $(cat "$RUN"/n[1-3]/pid 2>/dev/null || true); do
+            [[ " ${pids[*]} " == *" $pid "* ]] || pids+=("$pid")
+        done
         sleep 1
         if flock -n "$RUN/users" true; then idle=$((idle + 1)); else idle=0; fi
         # Whoever comes while it is wiped waits for the lock, and finds nothing running.
@@ -222,7 +225,7 @@ ended() {
     local node end=$((SECONDS + 30))
     for node in ${1:-$(nodes)}; do
         while process "$node" >/dev/null || is_going "$node"; do
-            ((SECONDS < end)) || signal KILL "$node"
+            ((SECONDS < end)) || kill -KILL "$(cat "$RUN/n$node/pid")" 2>/dev/null || true
             sleep 0.1
         done
         rm -f "$RUN/n$node/pid"

@@ -91,8 +91,11 @@ fn main() -> ExitCode {
     // One store after the other, so that each has its figures.
     for store in Store::ALL {
         let suites = SUITES.iter().copied().flatten().copied().flatten().copied();
+        let mut cases: Vec<Case> = suites.chain(inside(store)).collect();
+        // They take longest, and wait for each other: at the end there would be nothing to do beside them.
+        cases.sort_by_key(|it| !it.needs_more());
         let mut trials = Vec::new();
-        for case in suites.chain(inside(store)) {
+        for case in cases {
             let Some(trial) = case.trial(store) else {
                 continue;
             };

@@ -93,11 +93,12 @@ impl Dues {
         Some(first_id(low))
     }
 
-    /// The bound as it is now, where it is not what was written.
+    /// The bound as it is now, where it is not what was written. Where none may be durable, whoever counts a message next
+    /// waits for the first.
     pub(super) fn changed(&mut self) -> Option<MessageId> {
         self.moved = false;
         let low = self.low()?;
-        if self.written == Some(low) {
+        if self.written.is_none_or(|it| it == low) {
             return None;
         }
         self.written = Some(low);
@@ -178,9 +179,10 @@ mod tests {
         let mut dues = Dues::default();
         dues.add(id(10, 0));
         dues.add(id(20, 0));
+        assert_eq!(dues.lowered(), Some(first_id(10)));
         dues.miss(id(10, 0));
         dues.settle(id(20, 0));
-        assert_eq!(dues.changed(), Some(first_id(10)));
+        assert_eq!(dues.changed(), None);
         assert_eq!(dues.search(), Some(first_id(10)));
         dues.search_failed();
         assert!(dues.has_missed());
@@ -188,6 +190,17 @@ mod tests {
         assert_eq!(dues.changed(), None);
         dues.found();
         assert_eq!(dues.changed(), Some(first_id(20)));
+    }
+
+    #[test]
+    fn where_no_bound_may_be_durable_whoever_counts_a_message_waits_for_one() {
+        let mut dues = Dues::default();
+        dues.add(id(10, 0));
+        assert_eq!(dues.lowered(), Some(first_id(10)));
+        dues.not_written();
+        dues.add(id(12, 0));
+        assert_eq!(dues.changed(), None, "nobody would wait for it");
+        assert_eq!(dues.lowered(), Some(first_id(10)));
     }
 
     #[test]

@@ -236,8 +236,8 @@ impl Node {
         }
     }
 
-    /// One page of it; says whether there may be more. Reads on beyond what went, which may still cost a store something;
-    /// what came meanwhile may lie before that, and is found by a last look.
+    /// One page of it; says whether there may be more. Reads on beyond what went, which may still cost a store something.
+    /// What came meanwhile may lie before that: there is a last look.
     async fn drain_page(
         &self,
         network: &Arc<Network>,
@@ -248,20 +248,16 @@ impl Node {
         let Some((number, sink, turn)) = line.mail_goes_to() else {
             return Ok(false);
         };
-        let page = self
-            .store
-            .values(
-                line.tenant,
-                SPACE,
-                &record::mail_prefix(number),
-                beyond.as_deref(),
-                PAGE,
-            )
-            .await?;
+        let prefix = record::mail_prefix(number);
+        let read = async |beyond: Option<&[u8]>| {
+            let values = self.store.values(line.tenant, SPACE, &prefix, beyond, PAGE);
+            values.await
+        };
+        let mut page = read(beyond.as_deref()).await?;
+        if page.is_empty() && beyond.take().is_some() {
+            page = read(None).await?;
+        }
         if page.is_empty() {
-            if beyond.take().is_some() {
-                return Ok(true);
-            }
             network.mail.emptied(number);
             self.arrive(line, turn);
             return Ok(false);

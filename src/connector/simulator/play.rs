@@ -299,10 +299,15 @@ impl Node {
             let mut held = network.held.lock();
             (held.release(&phones), std::mem::take(&mut held.overflown))
         };
+        let mut parts = Vec::new();
         let mut released = released.into_iter().peekable();
         while released.peek().is_some() {
-            self.release_part(released.by_ref().take(BATCH_MAX).collect())
-                .await;
+            parts.push(self.unplaced(released.by_ref().take(BATCH_MAX)));
+        }
+        for mut part in parts {
+            if let Some(mut room) = self.timers.reserve(part.timers.len()).await {
+                room.set(std::mem::take(&mut part.timers));
+            }
         }
         let lines = if overflown {
             network.all_lines()
@@ -317,9 +322,9 @@ impl Node {
         }
     }
 
-    async fn release_part(&self, part: Vec<(Promise, Due)>) {
+    fn unplaced(&self, part: impl Iterator<Item = (Promise, Due)>) -> Unplaced<'_> {
         let now = Instant::now();
-        let mut timers = Vec::with_capacity(part.len());
+        let mut timers = Vec::new();
         for (promise, due) in part {
             let (after, step) = match promise {
                 Promise::Receipts(receipts) => {
@@ -339,16 +344,25 @@ impl Node {
             };
             timers.push((now + after, Due { step, ..due }));
         }
-        if let Some(mut room) = self.timers.reserve(timers.len()).await {
-            return room.set(timers);
-        }
-        // No room: the store still knows them.
-        for (_at, due) in timers {
+        Unplaced { node: self, timers }
+    }
+}
+
+/// What phones get that came online, until it has room. Where it finds none, or whoever waits for that goes, it leaves memory:
+/// the store still knows it.
+struct Unplaced<'a> {
+    node: &'a Node,
+    timers: Vec<(Instant, Due)>,
+}
+
+impl Drop for Unplaced<'_> {
+    fn drop(&mut self) {
+        for (_at, due) in self.timers.drain(..) {
             if due.line.dues.lock().miss(due.id) {
-                self.watch_mark(&due.line);
+                self.node.watch_mark(&due.line);
             }
             if due.line.listens() {
-                self.search_later(&due.line);
+                self.node.search_later(&due.line);
             }
         }
     }

@@ -58,8 +58,10 @@ pub(super) struct Shared {
 /// What becomes of a write that the servers refuse although they are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnRefusal {
-    /// Nothing hangs on it yet.
+    /// Nothing hangs on it.
     GiveUp,
+    /// It decides, so that it must not be given up once it may be written.
+    GiveUpUnlessWritten,
     /// It belongs to a commit that counts. A refusal may pass, such as that of a server whose disk is full.
     TryOn,
 }
@@ -69,7 +71,7 @@ pub(super) enum OnRefusal {
 pub(super) enum Given {
     /// Another owner has come.
     Lost,
-    /// The servers refuse it, and nothing of it is written.
+    /// The servers refuse it.
     Refused,
 }
 
@@ -117,10 +119,11 @@ impl Shared {
                             "the database refuses a write"
                         );
                     }
-                    if !before && on_refusal == OnRefusal::GiveUp {
-                        return Err(Given::Refused);
+                    match on_refusal {
+                        OnRefusal::GiveUp => return Err(Given::Refused),
+                        OnRefusal::GiveUpUnlessWritten if !before => return Err(Given::Refused),
+                        OnRefusal::GiveUpUnlessWritten | OnRefusal::TryOn => {}
                     }
-                    self.db.presence.failed();
                 }
                 Harm::Unwritten => unknown.store(before, Ordering::Release),
                 Harm::Unknown => {}
@@ -263,8 +266,8 @@ impl Shared {
             let work = async {
                 let parts = parts.into_iter().map(|it| vec![it]).collect();
                 self.write_all(parts, OnRefusal::GiveUp).await?;
-                self.write_until_done(&mark, &unknown, OnRefusal::GiveUp)
-                    .await?;
+                let on_refusal = OnRefusal::GiveUpUnlessWritten;
+                self.write_until_done(&mark, &unknown, on_refusal).await?;
                 unknown.store(true, Ordering::Release);
                 slot.applies();
                 self.apply(changes, OnRefusal::TryOn).await

@@ -133,7 +133,10 @@ impl Backups {
                 }
                 Err(error) => {
                     *work.standing.lock() = before;
-                    let _heard = tell.send(Err(error));
+                    // Else whoever asked logs it.
+                    if let Err(Err(error)) = tell.send(Err(error)) {
+                        tracing::error!(error = %Chain(&error), "a backup can't be begun");
+                    }
                 }
             }
         }));

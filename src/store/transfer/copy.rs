@@ -111,11 +111,11 @@ pub async fn copy(
         }
     }
     let source = Box::pin(open(config, from, &clock)).await?;
-    if *from == Place::Cql && source.is_empty().await? {
-        source.close().await;
-        return Err(nothing(config));
-    }
-    let copied = match Box::pin(open(config, to, &clock)).await {
+    let destination = match Box::pin(worth_copying(config, from, &*source)).await {
+        Ok(()) => Box::pin(open(config, to, &clock)).await,
+        Err(error) => Err(error),
+    };
+    let copied = match destination {
         Ok(destination) => {
             let task = Copy {
                 called: from.to_string(),
@@ -133,6 +133,21 @@ pub async fn copy(
     };
     source.close().await;
     copied
+}
+
+/// Whether a source is a whole store: a copy of anything else would look like one.
+async fn worth_copying(
+    config: &Config,
+    from: &Place,
+    source: &dyn Archive,
+) -> Result<(), TransferError> {
+    if source.note().await?.is_some() {
+        return Err(TransferError::NotWhole(from.to_string()));
+    }
+    if *from == Place::Cql && source.is_empty().await? {
+        return Err(nothing(config));
+    }
+    Ok(())
 }
 
 fn nothing(config: &Config) -> TransferError {
@@ -221,9 +236,6 @@ impl Copy<'_> {
 
     /// Where the copy begins, or goes on.
     async fn begin(&self, now: Timestamp) -> Result<Note, TransferError> {
-        if self.source.note().await?.is_some() {
-            return Err(TransferError::NotWhole(self.called.clone()));
-        }
         let source = self.source.version().await?;
         if let Some(note) = self.destination.note().await? {
             let other = || TransferError::OtherCopy {

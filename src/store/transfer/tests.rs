@@ -28,7 +28,7 @@ use super::backup::{BackupError, Backups, Standing};
 use super::copy::Copy;
 use super::files::Draft;
 use super::record::{Record, Tally};
-use super::{Archive, Chunk, Mark, Phase, TransferError, count, moved, restore};
+use super::{Archive, Chunk, Mark, Phase, Place, TransferError, copy, count, moved, restore};
 use crate::store::contract::{
     answer, chat_row, claim, committed, device_record, entry, jid, message,
 };
@@ -341,16 +341,17 @@ async fn a_copy_goes_on_where_it_was_interrupted_and_nobody_serves_it_before() {
         .set_note(Some(note.to_string().into_bytes()))
         .await
         .unwrap();
-    // Nor is it copied on.
-    let beyond = TempDir::new().unwrap();
-    let part = copying(&destination, &offline(beyond.path()))
-        .run(NOW)
-        .await;
-    let part = part.unwrap_err();
-    assert!(matches!(part, TransferError::NotWhole(_)), "{part}");
     destination.close().await;
     drop(destination);
     assert!(matches!(open(to.path()), Err(OpenError::Unfinished { .. })));
+    // Nor is it copied on.
+    let beyond = TempDir::new().unwrap();
+    let place = |it: &TempDir| Place::Embedded(it.path().to_owned());
+    let config = crate::config::Config::from_toml("").unwrap();
+    let part = copy(&config, &place(&to), &place(&beyond), clock(), &silent).await;
+    let part = part.unwrap_err();
+    assert!(matches!(part, TransferError::NotWhole(_)), "{part}");
+    assert_eq!(fs::read_dir(beyond.path()).unwrap().count(), 0);
     let destination = offline(to.path());
     copying(&source, &destination)
         .run(later(5_000))

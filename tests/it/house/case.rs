@@ -35,18 +35,19 @@ pub(crate) struct Case {
     path: &'static str,
     body: fn() -> LocalBoxFuture<'static, ()>,
     is_threaded: bool,
-    has_own_servers: bool,
+    /// Why what it needs beside the store is not here and need not be.
+    lacks: Option<fn() -> Option<&'static str>>,
     takes_minutes: bool,
     stores: &'static [Store],
 }
 
 /// The cases of a module, by the names of their functions: `cases![one, another.threaded()]`.
 macro_rules! cases {
-    ($($case:ident $(.$setting:ident())*),+ $(,)?) => {
+    ($($case:ident $(.$setting:ident($($value:expr)?))*),+ $(,)?) => {
         &[$($crate::house::Case::new(
             concat!(module_path!(), "::", stringify!($case)),
             || Box::pin($case()),
-        )$(.$setting())*),+]
+        )$(.$setting($($value)?))*),+]
     };
 }
 pub(crate) use cases;
@@ -57,7 +58,7 @@ impl Case {
             path,
             body,
             is_threaded: false,
-            has_own_servers: false,
+            lacks: None,
             takes_minutes: false,
             stores: &Store::ALL,
         }
@@ -75,7 +76,7 @@ impl Case {
             path: inside.name,
             body: inside.body,
             is_threaded: true,
-            has_own_servers: false,
+            lacks: None,
             takes_minutes: inside.takes_minutes,
             stores: store,
         }
@@ -94,15 +95,26 @@ impl Case {
     }
 
     /// It starts servers of its own, so that an address of running ones is not enough.
-    pub(crate) const fn own_servers(mut self) -> Self {
-        self.has_own_servers = true;
-        self.cql()
+    pub(crate) const fn own_servers(self) -> Self {
+        self.needing(cluster::absence).cql()
+    }
+
+    /// It needs something that may not be here: then this says what.
+    pub(crate) const fn needing(mut self, lack: fn() -> Option<&'static str>) -> Self {
+        self.lacks = Some(lack);
+        self
+    }
+
+    /// Whether it needs something beside the store.
+    pub(crate) const fn needs_more(self) -> bool {
+        self.lacks.is_some()
     }
 
     /// Why it cannot run here on this store and need not.
     pub(crate) fn absence(self, store: Store) -> Option<&'static str> {
-        let of_servers = || self.has_own_servers.then(cluster::absence).flatten();
-        store.absence().or_else(of_servers)
+        store
+            .absence()
+            .or_else(|| self.lacks.and_then(|lack| lack()))
     }
 
     /// The case on one store, where that makes sense: `embedded::messages::a_sent_message_is_told`.

@@ -10,9 +10,10 @@ use tokio::task::spawn_blocking;
 
 use super::{cql_settings, option};
 
-/// Nodes that run at the same time, whatever many cases do: each is a process of half a gibibyte. A case holds no more than
-/// one cluster at a time, so that none waits for another that waits for it.
-static NODES: Semaphore = Semaphore::const_new(4);
+/// Nodes that run at the same time, whatever many cases do: each is a process of half a gibibyte, and those who share two
+/// processors with more of them answer too late. A case holds no more than one cluster at a time, so that none waits for
+/// another that waits for it.
+static NODES: Semaphore = Semaphore::const_new(3);
 
 /// One node or three, on addresses of their own.
 #[derive(Debug)]

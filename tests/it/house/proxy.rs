@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
-/// What one piece of data is at most; a slow line delays each piece.
+/// What one piece of data is at most.
 const PIECE: usize = 16 * 1_024;
+/// Pieces that are on their way on a slow line; more wait at their sender.
+const PIECES_MAX: usize = 1_024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
@@ -53,7 +55,7 @@ impl Proxy {
         self.address
     }
 
-    /// Each piece of data comes so much later, in both directions.
+    /// Everything comes so much later, in both directions.
     pub(crate) fn delay(&self, by: Duration) {
         self.line.send_replace(Line::Slow(by));
     }
@@ -108,25 +110,37 @@ async fn pass(client: TcpStream, server: SocketAddr, mut line: watch::Receiver<L
     }
 }
 
-/// Carries one direction to its end; some lines hold it up.
+/// Carries one direction to its end; some lines hold it up. What is slow holds nothing behind it up any longer.
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut line: watch::Receiver<Line>,
     held: &[Line],
 ) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
-    loop {
-        let length = from.read(&mut piece).await?;
-        let now = *line.borrow();
-        if let Line::Slow(by) = now {
-            sleep(by).await;
+    let (send, mut coming) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
+    let now = line.clone();
+    let reads = async move {
+        loop {
+            let mut piece = vec![0; PIECE];
+            let length = from.read(&mut piece).await?;
+            piece.truncate(length);
+            let delay = match *now.borrow() {
+                Line::Slow(by) => by,
+                Line::Open | Line::Withheld | Line::Silent | Line::Cut => Duration::ZERO,
+            };
+            if send.send((Instant::now() + delay, piece)).await.is_err() || length == 0 {
+                return io::Result::Ok(());
+            }
         }
-        // An error means that the proxy is gone, which ends this task too.
-        let _ = line.wait_for(|line| !held.contains(line)).await;
-        if length == 0 {
-            return to.shutdown().await;
+    };
+    let writes = async move {
+        while let Some((due, piece)) = coming.recv().await {
+            sleep_until(due).await;
+            // An error means that the proxy is gone, which ends this task too.
+            let _ = line.wait_for(|line| !held.contains(line)).await;
+            to.write_all(&piece).await?;
         }
-        to.write_all(&piece[..length]).await?;
-    }
+        to.shutdown().await
+    };
+    tokio::try_join!(reads, writes).map(|_| ())
 }

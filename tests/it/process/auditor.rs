@@ -346,6 +346,8 @@ pub(crate) struct Sender {
     pub(crate) batch_max: usize,
     /// Bytes of padding that some messages carry.
     pub(crate) bytes_max: usize,
+    /// The pause between two calls.
+    pub(crate) pause: Duration,
 }
 
 impl Sender {
@@ -360,6 +362,7 @@ impl Sender {
             } else {
                 self.single(round).await;
             }
+            sleep(self.pause).await;
         }
     }
 

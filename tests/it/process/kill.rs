@@ -15,26 +15,24 @@ use crate::house::{
     Case, Client, Device, Dice, PATIENCE, Store, cases, option, say, seed, until, walk,
 };
 
-/// Acknowledgements between two kills.
-const SHARE: usize = 800;
 const SENDERS: usize = 8;
 const KEY_KILLS: usize = 6;
 /// So many keys are never made before the makers shall end.
 const ENOUGH: usize = 1_000_000;
 
-/// `BUHO_TEST_KILLS`, or so many that a run takes minutes. Whoever comes after a kill on CQL servers waits for the end of a
-/// lease each time.
-fn kills() -> usize {
-    let usual = || match Store::current() {
-        Store::Embedded => 25,
-        Store::Cql => 10,
+/// `BUHO_TEST_KILLS`, or so many that a run takes a minute or two, and the acknowledgements from one to the next. Whoever
+/// comes after a kill on CQL servers waits for the end of a lease each time.
+fn kills() -> (usize, usize) {
+    let (usual, share) = match Store::current() {
+        Store::Embedded => (25, 800),
+        Store::Cql => (10, 400),
     };
     let wanted = option("BUHO_TEST_KILLS").map(|it| it.parse().expect("a number of kills"));
-    wanted.unwrap_or_else(usual)
+    (wanted.unwrap_or(usual), share)
 }
 
 async fn kills_lose_nothing_that_was_acknowledged() {
-    let kills = kills();
+    let (kills, share) = kills();
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
     let seed = seed("kills_lose_nothing_that_was_acknowledged");
@@ -52,12 +50,13 @@ async fn kills_lose_nothing_that_was_acknowledged() {
             dice: Dice::new(dice.bits()),
             batch_max: 100,
             bytes_max: 200,
+            pause: Duration::ZERO,
         };
         senders.spawn(sender.run());
     }
     for round in 1..=kills {
         auditor
-            .until_count(round * SHARE - dice.below(SHARE / 2))
+            .until_count(round * share - dice.below(share / 2))
             .await;
         sleep(Duration::from_millis(
             u64::try_from(dice.below(25)).unwrap(),
@@ -67,7 +66,7 @@ async fn kills_lose_nothing_that_was_acknowledged() {
         gateway = Binary::serve(&data).await;
         gateway.lead(&client);
     }
-    auditor.until_count(kills * SHARE).await;
+    auditor.until_count(kills * share).await;
     auditor.end();
     // A sender that found something wrong has panicked: that fails the test here.
     senders.join_all().await;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::auditor::{Auditor, Sender};
 use super::binary::Binary;
 use super::filesystem::Filesystem;
-use super::strace::{has_strace, traced};
+use super::strace::{absence, traced};
 use super::trace::{Moment, TRACED, Trace};
 use crate::house::{Case, Client, Device, Dice, cases, option, read_log, say, seed, walk};
 
@@ -25,9 +25,6 @@ const SCRIPT: &str = "mkdir -p d/e && cd d && printf hello > a && sync a && prin
     && printf 123456789 > c && sync c && truncate -s 4 c && printf x > gone && rm gone && mv e f && ln f/b g";
 
 async fn the_model_of_the_disk_sees_what_a_program_did() {
-    if !has_strace() {
-        return;
-    }
     let folder = tempdir().unwrap();
     let log = folder.path().join("trace");
     let mut command = std::process::Command::new("strace");
@@ -64,9 +61,6 @@ async fn the_model_of_the_disk_sees_what_a_program_did() {
 }
 
 async fn what_was_acknowledged_survives_a_power_cut() {
-    if !has_strace() {
-        return;
-    }
     let folder = tempdir().unwrap();
     let (data, log) = (folder.path().join("data"), folder.path().join("trace"));
     let mut dice = Dice::new(seed("what_was_acknowledged_survives_a_power_cut"));
@@ -130,6 +124,7 @@ async fn record(
             dice: Dice::new(dice.bits()),
             batch_max: 12,
             bytes_max: 12_000,
+            pause: std::time::Duration::ZERO,
         };
         senders.spawn(sender.run());
     }
@@ -247,8 +242,11 @@ async fn check(data: &Path, client: &Client, devices: &[Device], promised: &BTre
 }
 
 pub(crate) const CASES: &[Case] = cases![
-    the_model_of_the_disk_sees_what_a_program_did.embedded(),
+    the_model_of_the_disk_sees_what_a_program_did
+        .embedded()
+        .needing(absence),
     what_was_acknowledged_survives_a_power_cut
         .threaded()
-        .embedded(),
+        .embedded()
+        .needing(absence),
 ];

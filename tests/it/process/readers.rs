@@ -126,6 +126,7 @@ async fn readers_of_every_kind_miss_nothing_over_kills_and_cuts() {
             dice: Dice::new(dice.bits()),
             batch_max: 4,
             bytes_max: 200,
+            pause: Duration::ZERO,
         };
         senders.spawn(sender.run());
     }
