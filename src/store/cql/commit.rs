@@ -1,10 +1,10 @@
 //! A commit of one tenant: admit, journal, apply, show, tell.
 //!
 //! Until the journal's mark is sent nothing has happened: whoever waits past the deadline, or meets a refusal of the
-//! servers, hears that nothing is written, and the commit is dropped, with all that waits behind it. From then on it is tried until it is through, and the
-//! tenant's next commit waits, so that the order of a tenant has no hole; memory stays bounded by its queue. Nobody is
-//! told before the outcome is known: who asked has a deadline of its own, and an actor that took a commit for lost would
-//! not do what follows from it, such as handing a message to the network.
+//! servers, hears that nothing is written, and the commit is dropped, with all that waits behind it. From then on it is
+//! tried until it is through, and the tenant's next commit waits, so that the order of a tenant has no hole; memory stays
+//! bounded by its queue. Nobody is told before the outcome is known: who asked has a deadline of its own, and an actor that
+//! took a commit for lost would not do what follows from it, such as handing a message to the network.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -51,7 +51,7 @@ const BATCH_CHANGES_MAX: usize = 256;
 /// What a write that failed may have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Harm {
-    /// The servers will never take it; nothing was written.
+    /// The servers refuse it for what it says; nothing was written.
     Refused,
     /// No server has taken it; nothing was written.
     Unwritten,

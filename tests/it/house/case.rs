@@ -26,7 +26,7 @@ static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 /// How long a case may take: one that waits for what never comes shall be named, not cut off with the whole run.
 const CASE_MAX: Duration = Duration::from_secs(30 * 60);
 /// How many of the slowest are named.
-const SLOWEST: usize = 5;
+const SLOWEST: usize = 10;
 
 /// One test of a suite; [`cases!`] makes it.
 #[derive(Clone, Copy, Debug)]

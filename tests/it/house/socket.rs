@@ -209,6 +209,8 @@ impl Socket {
                 rmp_serde::from_slice(&bytes).expect("a MessagePack frame")
             }
             Some(Ok(Message::Close(reason))) => {
+                // The answer to it waits to be written, and the server for the answer.
+                let _ = self.stream.flush().await;
                 return Some(reason.map_or(1005, |it| it.code.into()));
             }
             Some(Ok(_)) => return None,
