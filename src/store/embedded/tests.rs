@@ -380,11 +380,14 @@ async fn what_builds_on_a_job_that_was_not_taken_is_not_taken() {
     };
     // Whoever is told sets it while the next one waits already.
     let told = Arc::clone(&base);
+    let (begin, begun) = tokio::sync::oneshot::channel();
     let hold = Box::new(move |_| {
+        let _heard = begin.send(());
         let _let_go = wait.recv_timeout(Duration::from_secs(30));
         told.store(true, Ordering::SeqCst);
     });
     store.submit(house.tenant, job(None, hold)).unwrap();
+    begun.await.unwrap();
     let (tell, outcome) = tokio::sync::oneshot::channel();
     let done = Box::new(move |it| drop(tell.send(it)));
     let waiting = job(Some(Arc::clone(&base)), done);
