@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actors::log::{Entry, Sequencer};
 use actors::model::{Cursor, DeviceId, Timestamp};
-use actors::ports::{Done, KeptAnswer, Outcome, StoreError};
+use actors::ports::{Done, KeptAnswer, Outcome, StoreError, SubmitError};
 use fjall::OwnedWriteBatch;
 
 use super::engine::{Engine, Space, View};
@@ -185,8 +185,18 @@ impl<'a> Cycle<'a> {
             ticket,
             job,
             done,
-            terms: _,
+            terms,
         } = queued;
+        if terms.is_baseless() {
+            // In its turn, for a ticket counts for all before it.
+            return settles.push(Settle {
+                slot,
+                ticket,
+                done,
+                outcome: Outcome::Failed(StoreError::Refused(SubmitError::Busy)),
+                needs_commit: false,
+            });
+        }
         let Encoded {
             rows,
             entries,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actors::log::RingBudget;
-use actors::ports::{Clock, Outcome, StoreError, SubmitError};
+use actors::ports::{Clock, Outcome, StoreError};
 use tokio::time::Instant;
 
 use super::cycle::{Built, Cycle, Effect, Ledger, Settle, Touched, settle};
@@ -129,14 +129,9 @@ impl Writer {
         }
         let engine = self.engine()?;
         let jobs = self.jobs.len();
-        let mut baseless = Vec::new();
         let mut cycle = Cycle::new(&engine, &mut self.ledger, self.shared.clock.now(), jobs);
         while let Some(queued) = self.jobs.pop_front() {
-            if queued.terms.is_baseless() {
-                baseless.push(queued);
-            } else {
-                cycle.add(queued, &mut self.settles);
-            }
+            cycle.add(queued, &mut self.settles);
         }
         cycle.erase();
         let Built {
@@ -146,14 +141,6 @@ impl Writer {
             touched,
             effects,
         } = cycle.build();
-        self.count_settled(baseless.len());
-        for Queued {
-            slot, ticket, done, ..
-        } in baseless
-        {
-            let refused = StoreError::Refused(SubmitError::Busy);
-            settle(&slot, ticket, done, Outcome::Failed(refused));
-        }
         if 0 < records {
             let started = Instant::now();
             let written = batch.commit();
