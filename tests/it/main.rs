@@ -41,7 +41,7 @@ use std::time::Instant;
 use gateway::testing::{self, Inside};
 use libtest_mimic::{Arguments, run};
 
-use house::{Case, Store, say};
+use house::{Case, Cluster, Store, say};
 
 /// The suites: a case that stands in none of them is dead code, which clippy refuses.
 const SUITES: &[&[&[Case]]] = &[
@@ -108,6 +108,7 @@ fn main() -> ExitCode {
         }
         let begun = Instant::now();
         let done = run(&arguments, trials);
+        Cluster::stop_spare();
         has_failed |= done.has_failed();
         if !arguments.list {
             let passed = done.num_passed;

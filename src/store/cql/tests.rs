@@ -66,9 +66,9 @@ pub(in crate::store) fn options() -> CqlOptions {
     config.cluster = actors::model::EventId::generate().to_string();
     config.replication = "1".parse().unwrap();
     // The machine may be busy with many cases at once.
-    config.request_time_max_ms = 10_000;
-    config.commit_time_max_ms = 30_000;
-    config.lease_ms = 20_000;
+    config.request_time_max_ms = 30_000;
+    config.commit_time_max_ms = 60_000;
+    config.lease_ms = 30_000;
     CqlOptions::new(config)
 }
 
@@ -182,7 +182,7 @@ impl House {
 
 async fn a_commit_that_came_to_its_mark_is_completed_by_the_next_owner() {
     let (mut house, store) = House::new().await;
-    house.servers.options.cql.lease_ms = 3_000;
+    house.servers.options.cql.lease_ms = 9_000;
     store.close().await;
     let store = house.open().await;
     let chat = jid("51999888777");
@@ -242,10 +242,7 @@ async fn a_commit_that_came_to_its_mark_is_completed_by_the_next_owner() {
 }
 
 async fn a_cluster_is_owned_by_one_at_a_time() {
-    let (mut house, store) = House::new().await;
-    house.servers.options.cql.lease_ms = 3_000;
-    store.close().await;
-    let store = house.open().await;
+    let (house, store) = House::new().await;
     let options = house.servers.options.clone();
     let refused = Box::pin(CqlStore::open(
         options,
@@ -526,13 +523,23 @@ async fn calls_wait_for_a_place_among_those_under_way() {
     house.servers.options.cql.commit_time_max_ms = 5_000;
     let store = house.open().await;
     let read = async || store.devices(house.tenant).await;
-    let write = || {
+    let write = async || {
         let (_, write) = house.say(&jid("51999888777"));
-        commit(&*store, house.tenant, vec![write], vec![], None)
+        commit(&*store, house.tenant, vec![write], vec![], None).await
+    };
+    // In so little time busy servers may not answer, and what comes while a dropped commit is told goes with it.
+    let both_pass = async || {
+        let mut tries = 0..20;
+        while !matches!(read().await.as_deref(), Ok([_])) {
+            tries.next().unwrap();
+        }
+        while !matches!(write().await, Ok(Outcome::Committed { .. })) {
+            tries.next().unwrap();
+        }
     };
     let db = &store.shared.db;
     let first = db.permit().await;
-    assert_eq!(read().await.unwrap().len(), 1);
+    both_pass().await;
     let second = db.permit().await;
     // A read gives up when its time is over, and a commit when its own is.
     let (found, told) = tokio::join!(read(), write());
@@ -543,8 +550,7 @@ async fn calls_wait_for_a_place_among_those_under_way() {
     );
     assert!(is_refused, "{told:?}");
     drop((first, second));
-    committed(write().await);
-    assert_eq!(read().await.unwrap().len(), 1);
+    both_pass().await;
     store.close().await;
 }
 

@@ -1,12 +1,12 @@
 //! One credential and the gateway it is for.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
+use tokio::time::{Duration, Instant, sleep};
 
-use super::{Answer, Store, until, until_some};
+use super::{Answer, PATIENCE, Store, until_some};
 
 /// Where the gateway is now. Shared by all clients of one gateway, for its port changes with a restart.
 #[derive(Clone, Debug, Default)]
@@ -126,18 +126,9 @@ impl Client {
         self.call("DELETE", path).send().await
     }
 
-    /// What is there. CQL servers that are busy with the rest of the run, or come back from a fault, may be away for a
-    /// moment: then it is asked again.
+    /// What is there.
     pub(crate) async fn read(&self, path: &str) -> Value {
-        let mut answer = self.get(path).await;
-        if Store::is_on_servers() && answer.status == 503 {
-            until(&format!("{path} can be read"), async || {
-                answer = self.get(path).await;
-                answer.status != 503
-            })
-            .await;
-        }
-        answer.expect(200)
+        insist(|| self.get(path)).await.expect(200)
     }
 
     /// Where the log ends now.
@@ -160,6 +151,19 @@ impl Client {
             items.into_iter().find(&fits)
         })
         .await
+    }
+}
+
+/// A call's answer. CQL servers that are busy with the rest of the run, or come back from a fault, may be away for a moment:
+/// then the call is made again, for what was turned away has not happened.
+pub(crate) async fn insist<F: Future<Output = Answer>>(call: impl Fn() -> F) -> Answer {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = call().await;
+        if answer.status != 503 || !Store::is_on_servers() || deadline < Instant::now() {
+            return answer;
+        }
+        sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -1,7 +1,9 @@
 //! CQL servers of a case's own, apart from the one that all share, to do harm to.
 
+use std::mem::take;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use gateway::testing::server::Lease;
 use tempfile::{TempDir, tempdir};
@@ -15,13 +17,26 @@ use super::{cql_settings, option};
 /// another that waits for it.
 static NODES: Semaphore = Semaphore::const_new(3);
 
+/// Single nodes of the usual settings that cases have left in good order: a start takes longer than many a case.
+static SPARE: Mutex<Vec<Servers>> = Mutex::new(Vec::new());
+
+/// Nodes that run, until this is dropped.
+#[derive(Debug)]
+struct Servers {
+    lease: Arc<Lease>,
+    // Below the lease: it is deleted when nothing runs in it any more.
+    folder: TempDir,
+}
+
 /// One node or three, on addresses of their own.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     nodes: usize,
-    lease: Arc<Lease>,
-    // Below the lease: it is deleted when nothing runs in it any more.
-    folder: TempDir,
+    /// Nothing once it is dropped.
+    servers: Option<Servers>,
+    /// Whether another case can take the nodes as they are.
+    is_usual: bool,
+    is_whole: AtomicBool,
     _places: SemaphorePermit<'static>,
 }
 
@@ -37,7 +52,7 @@ pub(crate) fn absence() -> Option<&'static str> {
 }
 
 impl Cluster {
-    /// Starts them and waits until each answers and sees the others. Acknowledged writes are on their disks.
+    /// Nodes that answer and see each other. Acknowledged writes are on their disks.
     pub(crate) async fn start(nodes: usize) -> Self {
         Self::start_with(nodes, &[]).await
     }
@@ -49,33 +64,49 @@ impl Cluster {
     ) -> Self {
         let places = NODES.acquire_many(u32::try_from(nodes).unwrap());
         let places = places.await.unwrap();
-        let folder = tempdir().expect("a folder for the nodes");
-        let mut lease = Lease::take(&folder.path().join("cql")).unwrap();
-        lease.settings = settings;
+        let is_usual = nodes == 1 && settings.is_empty();
+        let spare = is_usual.then(|| spare().pop()).flatten();
+        let is_running = spare.is_some();
+        if 1 < nodes {
+            // They need the room.
+            spawn_blocking(Self::stop_spare).await.unwrap();
+        }
         let cluster = Self {
             nodes,
-            lease: Arc::new(lease),
-            folder,
+            servers: spare.or_else(|| Some(Servers::new(settings))),
+            is_usual,
+            is_whole: AtomicBool::new(is_running),
             _places: places,
         };
-        cluster.say("start", nodes).await;
+        if !is_running {
+            cluster.say("start", nodes).await;
+        }
         cluster
+    }
+
+    /// Ends the nodes that nobody has taken over.
+    pub(crate) fn stop_spare() {
+        drop(take(&mut *spare()));
+    }
+
+    fn servers(&self) -> &Servers {
+        self.servers.as_ref().expect("they run until it is dropped")
     }
 
     /// What the first node proves itself by, where it speaks TLS.
     pub(crate) fn certificate(&self) -> PathBuf {
-        self.folder.path().join("cql/n1/certificate.pem")
+        self.servers().folder.path().join("cql/n1/certificate.pem")
     }
 
     /// What the first node wants to see of a client, where it asks: a certificate and its key.
     pub(crate) fn client_identity(&self) -> [PathBuf; 2] {
-        let client = self.folder.path().join("cql/n1/client");
+        let client = self.servers().folder.path().join("cql/n1/client");
         ["certificate.pem", "key.pem"].map(|it| client.join(it))
     }
 
     /// Where the nodes listen, the first one first.
     pub(crate) fn contact_points(&self) -> Vec<String> {
-        self.lease.contact_points(self.nodes)
+        self.servers().lease.contact_points(self.nodes)
     }
 
     /// The lines of the configuration that put a gateway with this data folder on these nodes, each with all rows.
@@ -103,15 +134,42 @@ impl Cluster {
     }
 
     async fn say(&self, verb: &'static str, number: usize) {
-        let lease = Arc::clone(&self.lease);
+        self.is_whole.store(false, Ordering::Release);
+        let lease = Arc::clone(&self.servers().lease);
         let saying = spawn_blocking(move || lease.say(&[verb, &number.to_string()]));
         assert_eq!(saying.await.unwrap(), Ok(()), "{verb} {number}");
+        let is_whole = !["kill", "pause"].contains(&verb);
+        self.is_whole.store(is_whole, Ordering::Release);
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.is_usual && *self.is_whole.get_mut() {
+            spare().extend(self.servers.take());
+        }
+    }
+}
+
+impl Servers {
+    fn new(settings: &'static [(&'static str, &'static str)]) -> Self {
+        let folder = tempdir().expect("a folder for the nodes");
+        let mut lease = Lease::take(&folder.path().join("cql")).unwrap();
+        lease.settings = settings;
+        Self {
+            lease: Arc::new(lease),
+            folder,
+        }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
         // Where this fails, the nodes end when the lease is seen to be free.
         let _ = self.lease.say(&["wipe"]);
     }
+}
+
+fn spare() -> MutexGuard<'static, Vec<Servers>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }

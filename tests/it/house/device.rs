@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Client, until};
+use super::{Answer, Client, insist, until};
 
 /// A device of one tenant.
 #[derive(Clone, Debug)]
@@ -32,7 +32,8 @@ impl Client {
     /// Makes a simulated device that is not connected yet.
     pub(crate) async fn fresh_device(&self, name: &str) -> Device {
         let wish = json!({"name": name, "connector": "simulator"});
-        let made = self.post("/v1/devices", wish).await.expect(201);
+        let make = || self.post("/v1/devices", wish.clone());
+        let made = insist(make).await.expect(201);
         Device {
             client: self.clone(),
             id: made["id"].as_str().expect("a device's id").into(),
@@ -43,10 +44,11 @@ impl Client {
     /// Makes a simulated device, scans its code and waits until it is connected.
     pub(crate) async fn device(&self, name: &str) -> Device {
         let mut device = self.fresh_device(name).await;
-        device.post("/connect", json!({})).await.success();
-        device.post("/simulations/scan", json!({})).await.success();
+        for step in ["/connect", "/simulations/scan"] {
+            insist(|| device.post(step, json!({}))).await.success();
+        }
         device.until_state("connected").await;
-        let made = device.get("").await.expect(200);
+        let made = self.read(&device.path("")).await;
         device.jid = made["jid"]
             .as_str()
             .expect("a linked device has a jid")
@@ -73,11 +75,15 @@ impl Device {
         self.client.put(&self.path(rest), body).await
     }
 
+    /// Posts something that must be accepted.
+    pub(crate) async fn takes(&self, rest: &str, body: Value) -> Value {
+        insist(|| self.post(rest, body.clone())).await.expect(202)
+    }
+
     /// Sends a text; it must be accepted.
     pub(crate) async fn send(&self, to: &str, words: &str) -> Value {
-        self.post("/messages", json!({"to": to, "content": text(words)}))
-            .await
-            .expect(202)
+        let body = json!({"to": to, "content": text(words)});
+        self.takes("/messages", body).await
     }
 
     /// Sends a body under an idempotency key.
@@ -93,18 +99,17 @@ impl Device {
     /// Lets a virtual phone write to this device; must be accepted.
     pub(crate) async fn hears(&self, from: &str, words: &str) -> Value {
         let body = json!({"from": from, "content": text(words)});
-        self.post("/simulations/messages", body).await.expect(202)
+        self.takes("/simulations/messages", body).await
     }
 
     /// Tells how a virtual phone, or with `*` every one, behaves.
     pub(crate) async fn phone_behaves(&self, number: &str, body: Value) {
-        self.put(&format!("/simulations/phones/{number}"), body)
-            .await
-            .success();
+        let path = format!("/simulations/phones/{number}");
+        insist(|| self.put(&path, body.clone())).await.success();
     }
 
     pub(crate) async fn state(&self) -> String {
-        let session = self.get("/session").await.expect(200);
+        let session = self.client.read(&self.path("/session")).await;
         session["state"].as_str().expect("a state").into()
     }
 
@@ -114,7 +119,8 @@ impl Device {
     }
 
     pub(crate) async fn message(&self, id: &str) -> Value {
-        self.get(&format!("/messages/{id}")).await.expect(200)
+        let path = self.path(&format!("/messages/{id}"));
+        self.client.read(&path).await
     }
 
     pub(crate) async fn until_status(&self, id: &str, status: &str) {

@@ -22,7 +22,7 @@ mod wait;
 pub(crate) use answer::Answer;
 pub(crate) use bugs::{Moment, panic_in};
 pub(crate) use case::{Case, cases};
-pub(crate) use client::{Base, Client};
+pub(crate) use client::{Base, Client, insist};
 pub(crate) use cluster::Cluster;
 pub(crate) use device::{Device, person, phone, text};
 pub(crate) use handshake::Codec;

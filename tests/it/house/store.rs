@@ -59,21 +59,22 @@ impl Store {
             Self::Cql => {
                 let settings = cql_settings(data, server::contact_points(), 1);
                 // Nothing is wrong with these servers, but the machine may be busy with many cases at once.
-                format!("{settings}cql.request_time_max_ms = 8000\n")
+                settings
+                    + "cql.request_time_max_ms = 20000\ncql.commit_time_max_ms = 30000\n\
+                       cql.lease_ms = 30000\nchats.command_time_max_ms = 40000\n"
             }
         }
     }
 }
 
 /// A CQL store at these servers, with so many copies of each row. All gateways share a keyspace, since making tables is
-/// slow; each data folder stands for a cluster of its own in it. Who comes after a gateway that was killed waits for the end
-/// of its lease.
+/// slow; each data folder stands for a cluster of its own in it.
 pub(crate) fn cql_settings(data: &Path, contact_points: &[String], copies: usize) -> String {
     let cluster = RUN.hash_one(data);
     format!(
         "store.path = \"{}\"\nstore.kind = \"cql\"\ncql.contact_points = {contact_points:?}\n\
          cql.keyspace = \"buho_test\"\ncql.replication = \"{copies}\"\n\
-         cql.cluster = \"test-{cluster:016x}\"\ncql.lease_ms = 5000\n",
+         cql.cluster = \"test-{cluster:016x}\"\n",
         data.display()
     )
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// How long a state may take to come before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a state may take to come before a test gives up on it: no machine that works at all is so slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again and again until it is so.
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {

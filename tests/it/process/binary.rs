@@ -35,10 +35,11 @@ pub(crate) struct Binary {
     _listener: JoinSet<()>,
 }
 
-/// `buho` with arguments.
+/// `buho` with arguments. Who comes after one that was killed waits for the end of its lease: it is short.
 pub(crate) fn buho(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_buho"));
     command.args(arguments).stdin(Stdio::null());
+    command.env("BUHO_CQL__LEASE_MS", "5000");
     command
 }
 

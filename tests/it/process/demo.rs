@@ -50,7 +50,7 @@ async fn the_demo_makes_two_linked_devices_and_the_same_ones_again() {
     one.until_state("connected").await;
     two.until_state("connected").await;
     let body = json!({"to": kept["devices"][1]["number"], "content": text("hola")});
-    let sent = one.post("/messages", body).await.expect(202);
+    let sent = one.takes("/messages", body).await;
     one.until_status(sent["id"].as_str().unwrap(), "delivered")
         .await;
     house

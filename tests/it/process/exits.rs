@@ -71,7 +71,7 @@ async fn one_that_is_overtaken_while_it_stands_still_is_1() {
     let mut second = Binary::serve_on(&other, &settings).await;
     second.lead(&client);
     let body = json!({"to": phone(0), "content": text("to the second")});
-    let sent = device.post("/messages", body).await.expect(202);
+    let sent = device.takes("/messages", body).await;
     first.signal(Signal::CONT);
     // Whoever reads from it is sent away, since all that comes is on the other one.
     assert_eq!(socket.until_close().await, 4001);
@@ -82,7 +82,7 @@ async fn one_that_is_overtaken_while_it_stands_still_is_1() {
         "{log}"
     );
     let id = sent["id"].as_str().unwrap();
-    device.get(&format!("/messages/{id}")).await.expect(200);
+    device.message(id).await;
     assert!(second.terminate().await.success());
 }
 
@@ -94,11 +94,7 @@ async fn a_store_in_use_is_3_and_the_first_goes_on() {
     let (code, stderr) = serve(&data).await;
     assert_eq!(code, Some(3), "{stderr}");
     assert!(!stderr.trim().is_empty());
-    client.get("/v1/me").await.expect(200);
-    client
-        .post("/v1/devices", serde_json::json!({"name": "still mine"}))
-        .await
-        .expect(201);
+    client.fresh_device("still mine").await;
     first.operator().tenant("still here", client.base()).await;
     first.kill().await;
 }

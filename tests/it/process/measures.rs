@@ -53,7 +53,7 @@ async fn everything_that_may_fill_up_is_measured() {
     assert!(0.0 < measured(&client, "buho_handover_seconds_count").await);
     until_measured(&client, "buho_store_queue_bytes", 0.0).await;
     let body = json!({"to": phone(1), "content": text("x")});
-    device.post("/messages", body).await.expect(202);
+    device.takes("/messages", body).await;
     let stream = Sse::open(client.call("GET", "/v1/events/stream")).await;
     until_measured(&client, "buho_event_readers{transport=\"sse\"}", 1.0).await;
     drop(stream);

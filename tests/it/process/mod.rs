@@ -29,10 +29,11 @@ pub(crate) const CASES: &[&[Case]] = &[
     full_disk::CASES,
     kill::CASES,
     measures::CASES,
+    // Before the next: one of its cases needs all the nodes that there may be.
+    secured::CASES,
     outage::CASES,
     powercut::CASES,
     readers::CASES,
-    secured::CASES,
     slow::CASES,
     strace::CASES,
     termination::CASES,

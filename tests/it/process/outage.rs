@@ -14,8 +14,8 @@ use super::auditor::{Auditor, Passerby, Sender};
 use super::binary::Binary;
 use super::kill::until_settled;
 use crate::house::{
-    Case, Client, Cluster, Device, Dice, Proxy, cases, cql_settings, cursor_of, phone, read_log,
-    say, seed, text, until, walk,
+    Case, Client, Cluster, Device, Dice, Proxy, cases, cql_settings, cursor_of, insist, phone,
+    read_log, say, seed, text, until, walk,
 };
 
 const SENDERS: usize = 16;
@@ -277,7 +277,8 @@ async fn a_server_that_is_killed_is_waited_for() {
     let cluster = Cluster::start(1).await;
     let scene = Scene::open("killed", |data| cluster.settings(data)).await;
     let wish = json!({"name": "unused", "scopes": ["events:read"]});
-    let unused = scene.client.post("/v1/keys", wish).await.expect(201);
+    let made = insist(|| scene.client.post("/v1/keys", wish.clone()));
+    let unused = made.await.expect(201);
     cluster.kill(1).await;
     scene.turns_away(GONE).await;
     // Whether a credential is good is not known: that is no reason to call it bad.

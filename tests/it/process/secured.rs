@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
 use tempfile::tempdir;
 
 use super::binary::{Binary, buho, run};
-use crate::house::{Case, Cluster, cases, phone, text, until};
+use crate::house::{Case, Cluster, cases, phone, until};
 
 /// A certificate that no server here has.
 const STRANGER: &str = include_str!("stranger.pem");
@@ -42,10 +41,8 @@ async fn a_login_and_a_certificate_are_asked_for_and_given() {
     let mut gateway = Binary::serve_on(&data, &right).await;
     let client = gateway.tenant().await;
     let device = client.device("one").await;
-    let body = json!({"to": phone(0), "content": text("over TLS")});
-    let sent = device.send_once("tls", &body).await.expect(202);
-    let id = sent["id"].as_str().unwrap();
-    let found = device.get(&format!("/messages/{id}")).await.expect(200);
+    let sent = device.send(&phone(0), "over TLS").await;
+    let found = device.message(sent["id"].as_str().unwrap()).await;
     assert_eq!(found["content"]["text"], "over TLS");
     assert!(gateway.terminate().await.success());
 
@@ -97,8 +94,7 @@ async fn a_server_may_ask_for_a_certificate_of_the_gateway_too() {
         format!("{nameless}cql.tls_cert_file = {certificate:?}\ncql.tls_key_file = {key:?}\n");
     let mut gateway = Binary::serve_on(&data, &named).await;
     let device = gateway.tenant().await.device("one").await;
-    let body = json!({"to": phone(0), "content": text("to one who knows me")});
-    device.send_once("mutual", &body).await.expect(202);
+    device.send(&phone(0), "to one who knows me").await;
     assert!(gateway.terminate().await.success());
 }
 
