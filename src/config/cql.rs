@@ -52,6 +52,13 @@ impl Cql {
         Duration::from_millis(self.request_time_max_ms)
     }
 
+    /// How long a server may be silent, and calls may fail, before it counts as away: a call, and not so little that a
+    /// second server could not be asked meanwhile.
+    #[must_use]
+    pub fn silence_max(&self) -> Duration {
+        self.request_time_max().max(Duration::from_secs(2))
+    }
+
     /// How long a commit waits for servers that are away before it is dropped, if nothing of it can be written.
     #[must_use]
     pub const fn commit_time_max(&self) -> Duration {

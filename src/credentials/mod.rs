@@ -46,8 +46,6 @@ use crate::problem::{ApiError, Code};
 const READS_MAX: usize = 4;
 /// How many keys can be changed at once. Two that share a place wait for each other.
 const KEY_TURNS: usize = 64;
-/// How long a write may take before its outcome counts as unknown.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Proves credentials, makes them and ends them.
 pub(crate) struct Credentials {
@@ -67,6 +65,8 @@ pub(crate) struct Credentials {
     uses: Uses,
     /// What a tenant may use that has no limit of its own.
     defaults: TenantLimits,
+    /// How long a write may take before its outcome counts as unknown.
+    write_time_max: Duration,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -108,6 +108,7 @@ impl Credentials {
             revoked_tokens,
             uses: Uses::default(),
             defaults: config.limits.into(),
+            write_time_max: config.chats.command_time_max(),
         };
         match credentials.ensure_signing_key().await {
             Ok(())
@@ -277,7 +278,7 @@ impl Credentials {
         claim: Option<(Claim, Answer)>,
     ) -> Result<Option<KeptAnswer>, CommandError> {
         let written = commit(&*self.store, tenant, writes, Vec::new(), claim);
-        match tokio::time::timeout(WRITE_TIME_MAX, written).await {
+        match tokio::time::timeout(self.write_time_max, written).await {
             Ok(Ok(Outcome::Committed { cursor: _ })) => Ok(None),
             Ok(Ok(Outcome::Replayed(kept))) => Ok(Some(kept)),
             Ok(Ok(Outcome::Mismatch)) => Err(CommandError::IdempotencyMismatch),

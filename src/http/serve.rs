@@ -263,6 +263,7 @@ impl AsyncWrite for Seated {
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -270,12 +271,19 @@ mod tests {
         address: SocketAddr,
         stop: watch::Sender<bool>,
         tasks: JoinSet<()>,
+        /// Told when `/slow` is under way.
+        begun: Arc<Notify>,
     }
 
-    async fn server(connections: usize) -> Server {
+    const LONG: Duration = Duration::from_secs(600);
+
+    async fn server(connections: usize, head_time: Duration) -> Server {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        let slow = async || {
+        let begun = Arc::new(Notify::new());
+        let begins = Arc::clone(&begun);
+        let slow = async move || {
+            begins.notify_one();
             tokio::time::sleep(Duration::from_millis(300)).await;
             "slow"
         };
@@ -286,7 +294,7 @@ mod tests {
         let (stop, stopping) = watch::channel(false);
         let limits = ServeLimits {
             connections,
-            head_time: Duration::from_millis(300),
+            head_time,
             write_stall: Duration::from_millis(300),
             grace: Duration::from_secs(5),
         };
@@ -296,6 +304,7 @@ mod tests {
             address,
             stop,
             tasks,
+            begun,
         }
     }
 
@@ -331,21 +340,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_has_sixteen_kibibytes_and_little_time() {
-        let mut server = server(10).await;
-        let connect = || TcpStream::connect(server.address);
-        let full = said(&mut connect().await.unwrap(), &head(HEAD_BYTES_MAX)).await;
+        let (mut patient, mut hasty) = (
+            server(10, LONG).await,
+            server(10, Duration::from_millis(300)).await,
+        );
+        let told = async |server: &Server, request: &str| {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            said(&mut stream, request).await
+        };
+        let full = told(&patient, &head(HEAD_BYTES_MAX)).await;
         assert!(full.starts_with("HTTP/1.1 200"), "{full}");
-        let over = said(&mut connect().await.unwrap(), &head(HEAD_BYTES_MAX + 1)).await;
+        let over = told(&patient, &head(HEAD_BYTES_MAX + 1)).await;
         assert!(!over.starts_with("HTTP/1.1 200"), "{over}");
-        let slow = said(&mut connect().await.unwrap(), "GET / HTTP/1.1\r\nhost").await;
+        let slow = told(&hasty, "GET / HTTP/1.1\r\nhost").await;
         assert!(!slow.starts_with("HTTP/1.1 200"), "{slow}");
-        server.stop.send_replace(true);
-        server.tasks.join_next().await;
+        for server in [&mut patient, &mut hasty] {
+            server.stop.send_replace(true);
+            server.tasks.join_next().await;
+        }
     }
 
     #[tokio::test]
     async fn beyond_the_cap_connections_are_told_to_wait() {
-        let mut server = server(1).await;
+        let mut server = server(1, LONG).await;
         let mut first = TcpStream::connect(server.address).await.unwrap();
         first
             .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -366,7 +383,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_takes_nothing_loses_its_seat() {
-        let mut server = server(1).await;
+        let mut server = server(1, LONG).await;
         let mut idle = TcpStream::connect(server.address).await.unwrap();
         idle.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n")
             .await
@@ -390,13 +407,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_under_way_ends_before_the_gateway_does() {
-        let mut server = server(10).await;
+        let mut server = server(10, LONG).await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream
             .write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
             .await
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.begun.notified().await;
         server.stop.send_replace(true);
         server.tasks.join_next().await;
         let answer = said(&mut stream, "").await;

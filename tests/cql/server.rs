@@ -19,7 +19,7 @@ static FOUND: LazyLock<Found> = LazyLock::new(find);
 enum Found {
     At(
         Vec<String>,
-        #[expect(dead_code, reason = "held until the process ends")] Option<Lease>,
+        #[expect(dead_code, reason = "held until the process ends")] Option<Hold>,
     ),
     Absent(String),
     Broken(String),
@@ -27,7 +27,7 @@ enum Found {
 
 /// Nodes of a folder, which run at least as long as this is held.
 #[derive(Debug)]
-pub struct Lease {
+pub struct Hold {
     run: PathBuf,
     net: String,
     /// More settings of `server.sh`.
@@ -57,12 +57,12 @@ fn find() -> Found {
             points.split(',').map(|it| it.trim().to_owned()).collect(),
             None,
         ),
-        Some(_) | None => match Lease::take(&shared_folder()) {
-            Ok(lease) => match lease.say(&["install"]) {
+        Some(_) | None => match Hold::take(&shared_folder()) {
+            Ok(hold) => match hold.say(&["install"]) {
                 Err(reason) => Found::Absent(reason),
-                Ok(()) => match lease.say(&["start", "1"]) {
+                Ok(()) => match hold.say(&["start", "1"]) {
                     Err(reason) => Found::Broken(reason),
-                    Ok(()) => Found::At(lease.contact_points(1), Some(lease)),
+                    Ok(()) => Found::At(hold.contact_points(1), Some(hold)),
                 },
             },
             Err(error) => Found::Broken(error.to_string()),
@@ -70,7 +70,7 @@ fn find() -> Found {
     }
 }
 
-impl Lease {
+impl Hold {
     /// Holds what runs or will run in a folder; waits while what ran there before is being stopped.
     pub fn take(run: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(run)?;

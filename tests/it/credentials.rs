@@ -367,7 +367,7 @@ async fn a_token_is_ended_before_its_time_by_its_tenant_alone() {
 
 async fn a_token_that_ends_closes_its_socket() {
     let house = House::open().await;
-    let wish = json!({"ttl_seconds": 6});
+    let wish = json!({"ttl_seconds": 12});
     let made = house.post("/v1/auth/tokens", wish).await.expect(201);
     let client = house.with(made["access_token"].as_str().unwrap());
     let mut socket = client.socket().await;

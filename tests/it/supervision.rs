@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant};
 
 use crate::house::{
     Answer, Case, Client, Device, House, Moment, cases, panic_in, person, phone, read_log, text,
@@ -285,20 +286,24 @@ async fn a_chat_that_always_panics_rests_while_others_go_on() {
         ALWAYS,
     );
     let body = json!({"to": phone(1), "content": text("x")});
+    let begun = Instant::now();
     until("the chat rests", async || {
         let answer = device.post("/messages", body.clone()).await;
         assert!(matches!(answer.status, 503 | 504), "{answer:?}");
         answer.status == 503
     })
     .await;
-    let five_and_one_too_many = [6];
-    assert_eq!(chat_restarts(&house, &device).await, five_and_one_too_many);
+    let restarts = chat_restarts(&house, &device).await;
+    // Five within ten seconds, and one too many; a slow machine may need more.
+    let is_quick = begun.elapsed() < Duration::from_secs(10);
+    let rests = matches!(restarts[..], [it] if it == 6 || 6 < it && !is_quick);
+    assert!(rests, "{restarts:?}");
     for _ in 0..10 {
         let answer = device.post("/messages", body.clone()).await;
         answer.problem(503, "unavailable");
     }
     // A refused call is no crash.
-    assert_eq!(chat_restarts(&house, &device).await, five_and_one_too_many);
+    assert_eq!(chat_restarts(&house, &device).await, restarts);
     neighbour.had_peace().await;
     house.close().await;
 }
@@ -332,7 +337,7 @@ async fn what_always_panics_at_its_start_rests_while_others_go_on() {
     for (kind, id) in kinds {
         until(&format!("the {kind} rests"), async || {
             let vitals = seen(&house, kind, id).await["vitals"].clone();
-            vitals["resting_until"].is_string() && vitals["restarts"] == 6
+            vitals["resting_until"].is_string() && Some(6) <= vitals["restarts"].as_u64()
         })
         .await;
     }

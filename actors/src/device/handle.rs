@@ -35,12 +35,8 @@ impl From<Arc<DeviceShared>> for DeviceHandle {
     }
 }
 
-/// How long a caller waits for a device that is still starting.
-const START_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How many messages are read at a time for a mark of reading.
 const READ_PAGE: usize = 1_000;
-/// How long the network may take to hear what was read.
-const TELL_READ_TIME_MAX: Duration = Duration::from_secs(5);
 
 impl DeviceHandle {
     /// Makes a device known; [`Self::start`] brings it to life.
@@ -109,8 +105,13 @@ impl DeviceHandle {
                 drop(changes.changed().await);
             }
         };
-        let started = tokio::time::timeout(START_WAIT_MAX, started).await;
+        let started = tokio::time::timeout(self.answer_max(), started).await;
         started.map_err(|_late| CommandError::Unavailable)
+    }
+
+    /// How long a caller waits.
+    fn answer_max(&self) -> Duration {
+        self.shared.base().limits.device.answer_max
     }
 
     pub(super) fn home(&self) -> ChatHome {
@@ -329,7 +330,7 @@ impl DeviceHandle {
         let read = row.unread.saturating_sub(unread_after);
         // What may be lost when the network is not reached, or is slow.
         let told = self.tell_read(row.jid, up_to, from, read);
-        drop(tokio::time::timeout(TELL_READ_TIME_MAX, told).await);
+        drop(tokio::time::timeout(self.answer_max(), told).await);
         Ok(marked)
     }
 

@@ -20,10 +20,6 @@ use crate::config::{self, Cql};
 
 /// How long reaching one server may take.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// How often a server is asked over each connection whether it is there, and how long it may take to say so. One that
-/// stands still or is cut off keeps its connections, and is sent its share of the calls until they are dropped.
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
-const KEEPALIVE_MAX: Duration = Duration::from_secs(2);
 /// How long one server may take over a call that may be repeated, before another is asked too.
 const ASK_ANOTHER: Duration = Duration::from_millis(250);
 
@@ -82,8 +78,10 @@ pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&cql.contact_points)
         .connection_timeout(CONNECT_MAX)
-        .keepalive_interval(KEEPALIVE_EVERY)
-        .keepalive_timeout(KEEPALIVE_MAX)
+        // One that stands still or is cut off keeps its connections, and is sent its share of the calls until they are
+        // dropped.
+        .keepalive_interval(cql.silence_max())
+        .keepalive_timeout(cql.silence_max())
         .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
         .keyspaces_to_fetch([&cql.keyspace])
         .default_execution_profile_handle(profile.into_handle())

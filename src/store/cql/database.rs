@@ -30,8 +30,6 @@ use super::look::Look;
 use super::measures::{self, Measures};
 use crate::config::{Consistency, Cql};
 
-/// How long failures must last before the servers count as away: a second server can be asked meanwhile.
-const AWAY_AFTER: Duration = Duration::from_secs(2);
 /// How long a new link may take: each of two servers may have to be waited for.
 const RELINK_MAX: Duration = CONNECT_MAX.saturating_mul(3);
 /// How often is looked whether one is needed, and the pause after the first that failed: it doubles up to the last.
@@ -104,6 +102,8 @@ fn harm(error: &ExecutionError) -> Harm {
 #[derive(Debug)]
 pub(super) struct Presence {
     started: Instant,
+    /// How long failures must last before the servers count as away.
+    silence_max: Duration,
     /// Milliseconds from the start to the first failure that no success has followed, and 1; 0 while all is well.
     failing_since: AtomicU64,
     /// Told at that failure.
@@ -115,9 +115,10 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    fn new() -> Self {
+    fn new(silence_max: Duration) -> Self {
         Self {
             started: Instant::now(),
+            silence_max,
             failing_since: AtomicU64::new(0),
             doubted: Notify::new(),
             vouched_at: AtomicU64::new(0),
@@ -171,7 +172,7 @@ impl Presence {
     /// Whether it has failed for so long that it is better to refuse than to wait.
     pub(super) fn is_away(&self) -> bool {
         let since = self.failing_since.load(Ordering::Acquire);
-        let is_away = since != 0 && self.is_past(since, AWAY_AFTER);
+        let is_away = since != 0 && self.is_past(since, self.silence_max);
         if is_away && !self.said.swap(true, Ordering::AcqRel) {
             tracing::warn!("the database does not answer as it should");
         }
@@ -253,9 +254,14 @@ impl Database {
             cql: cql.clone(),
             permits: Semaphore::new(cql.concurrency),
             request_time_max: cql.request_time_max(),
-            presence: Presence::new(),
+            presence: Presence::new(cql.silence_max()),
             measures: Measures::new(),
         }
+    }
+
+    /// The longest that one call may take.
+    pub(super) const fn request_time_max(&self) -> Duration {
+        self.request_time_max
     }
 
     /// The link, for what is not a row of the store.

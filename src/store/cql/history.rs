@@ -29,10 +29,9 @@ const FILTERED_READ: usize = 500;
 const SIDE_BY_SIDE: usize = 16;
 /// How long a filtered page goes on looking; then it says where to go on.
 const LOOKING_MAX: Duration = Duration::from_secs(3);
-/// How long a call may read, all its reads together; servers that take longer count as away.
-const READING_MAX: Duration = Duration::from_secs(10);
-/// How long a read waits for the entries of what it has found.
-const SHOWN_MAX: Duration = Duration::from_secs(1);
+/// For how many calls of the servers one call of ours may read, all its reads together; servers that take longer count as
+/// away.
+const READING_CALLS: u32 = 5;
 /// Less than every id.
 const BEFORE_ALL: [u8; 1] = [0];
 
@@ -170,10 +169,11 @@ impl CqlStore {
         tenant: TenantId,
         read: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let found = timeout(READING_MAX, read).await;
+        let call_max = self.shared.db.request_time_max();
+        let found = timeout(call_max * READING_CALLS, read).await;
         let found = found.map_err(|_late| StoreError::Away)??;
         if let Some(slot) = self.existing(tenant) {
-            drop(timeout(SHOWN_MAX, slot.caught_up()).await);
+            drop(timeout(call_max, slot.caught_up()).await);
         }
         Ok(found)
     }

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant};
 
-use super::{Answer, PATIENCE, Store, until_some};
+use super::{Answer, PATIENCE, Pauses, Store, until_some};
 
 /// Where the gateway is now. Shared by all clients of one gateway, for its port changes with a restart.
 #[derive(Clone, Debug, Default)]
@@ -157,13 +157,13 @@ impl Client {
 /// A call's answer. CQL servers that are busy with the rest of the run, or come back from a fault, may be away for a moment:
 /// then the call is made again, for what was turned away has not happened.
 pub(crate) async fn insist<F: Future<Output = Answer>>(call: impl Fn() -> F) -> Answer {
-    let deadline = Instant::now() + PATIENCE;
+    let (begun, mut pauses) = (Instant::now(), Pauses::default());
     loop {
         let answer = call().await;
-        if answer.status != 503 || !Store::is_on_servers() || deadline < Instant::now() {
+        if answer.status != 503 || !Store::is_on_servers() || PATIENCE < begun.elapsed() {
             return answer;
         }
-        sleep(Duration::from_millis(50)).await;
+        pauses.next().await;
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use gateway::testing::server::Lease;
+use gateway::testing::server::Hold;
 use tempfile::{TempDir, tempdir};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 
-use super::{cql_settings, option};
+use super::{Lease, cql_settings, option};
 
 /// Nodes that run at the same time, whatever many cases do: each is a process of half a gibibyte, and those who share two
 /// processors with more of them answer too late. A case holds no more than one cluster at a time, so that none waits for
@@ -23,8 +23,8 @@ static SPARE: Mutex<Vec<Servers>> = Mutex::new(Vec::new());
 /// Nodes that run, until this is dropped.
 #[derive(Debug)]
 struct Servers {
-    lease: Arc<Lease>,
-    // Below the lease: it is deleted when nothing runs in it any more.
+    hold: Arc<Hold>,
+    // Below the hold: it is deleted when nothing runs in it any more.
     folder: TempDir,
 }
 
@@ -44,9 +44,9 @@ pub(crate) struct Cluster {
 pub(crate) fn absence() -> Option<&'static str> {
     static ABSENCE: LazyLock<Option<String>> = LazyLock::new(|| {
         let folder = tempdir().expect("a folder for the nodes");
-        let lease = Lease::take(folder.path()).unwrap();
+        let hold = Hold::take(folder.path()).unwrap();
         let is_required = option("BUHO_TEST_CQL").as_deref() == Some("required");
-        lease.say(&["install"]).err().filter(|_| !is_required)
+        hold.say(&["install"]).err().filter(|_| !is_required)
     });
     ABSENCE.as_deref()
 }
@@ -106,12 +106,12 @@ impl Cluster {
 
     /// Where the nodes listen, the first one first.
     pub(crate) fn contact_points(&self) -> Vec<String> {
-        self.servers().lease.contact_points(self.nodes)
+        self.servers().hold.contact_points(self.nodes)
     }
 
     /// The lines of the configuration that put a gateway with this data folder on these nodes, each with all rows.
     pub(crate) fn settings(&self, data: &Path) -> String {
-        cql_settings(data, &self.contact_points(), self.nodes)
+        cql_settings(data, &self.contact_points(), self.nodes, Lease::Short)
     }
 
     /// SIGKILL to a node.
@@ -135,8 +135,8 @@ impl Cluster {
 
     async fn say(&self, verb: &'static str, number: usize) {
         self.is_whole.store(false, Ordering::Release);
-        let lease = Arc::clone(&self.servers().lease);
-        let saying = spawn_blocking(move || lease.say(&[verb, &number.to_string()]));
+        let hold = Arc::clone(&self.servers().hold);
+        let saying = spawn_blocking(move || hold.say(&[verb, &number.to_string()]));
         assert_eq!(saying.await.unwrap(), Ok(()), "{verb} {number}");
         let is_whole = !["kill", "pause"].contains(&verb);
         self.is_whole.store(is_whole, Ordering::Release);
@@ -154,10 +154,10 @@ impl Drop for Cluster {
 impl Servers {
     fn new(settings: &'static [(&'static str, &'static str)]) -> Self {
         let folder = tempdir().expect("a folder for the nodes");
-        let mut lease = Lease::take(&folder.path().join("cql")).unwrap();
-        lease.settings = settings;
+        let mut hold = Hold::take(&folder.path().join("cql")).unwrap();
+        hold.settings = settings;
         Self {
-            lease: Arc::new(lease),
+            hold: Arc::new(hold),
             folder,
         }
     }
@@ -165,8 +165,8 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        // Where this fails, the nodes end when the lease is seen to be free.
-        let _ = self.lease.say(&["wipe"]);
+        // Where this fails, the nodes end when the hold is seen to be free.
+        let _ = self.hold.say(&["wipe"]);
     }
 }
 

@@ -32,8 +32,8 @@ pub(crate) use proxy::Proxy;
 pub(crate) use raw::RawSocket;
 pub(crate) use socket::{Heard, Socket};
 pub(crate) use sse::Sse;
-pub(crate) use store::{Store, cql_settings};
-pub(crate) use wait::{Dice, PATIENCE, option, say, seed, until, until_some};
+pub(crate) use store::{Lease, Store, cql_settings};
+pub(crate) use wait::{Dice, PATIENCE, Pauses, option, say, seed, until, until_some};
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ impl House {
     /// As [`Self::open`], with more settings, such as `chats.idle_ms = 1`.
     pub(crate) async fn open_with(settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the store");
-        let store = Store::current().settings(&data(&folder));
+        let store = Store::current().settings_with(&data(&folder), Lease::Long);
         let gateway = start(&store, settings).await;
         let base = Base::default();
         base.set(&format!("http://{}", gateway.address()));

@@ -9,24 +9,37 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again and again until it is so.
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        sleep(Duration::from_millis(15)).await;
-    }
+    until_some(what, async || is_so().await.then_some(())).await;
 }
 
 /// Asks again and again until there is something.
 pub(crate) async fn until_some<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let (begun, mut pauses) = (Instant::now(), Pauses::default());
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        sleep(Duration::from_millis(15)).await;
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        pauses.next().await;
     }
 }
+
+/// Pauses between tries, from a few milliseconds to some hundred: who tries without a pause takes from others what they
+/// would need to be done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pauses(u32);
+
+impl Pauses {
+    /// Waits, and somewhat longer the next time.
+    pub(crate) async fn next(&mut self) {
+        sleep(PAUSE_MIN * (1 << (self.0 / 2))).await;
+        self.0 = LONGER_MAX.min(self.0 + 1);
+    }
+}
+
+/// The shortest pause, and how often it grows: every second time it doubles.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const LONGER_MAX: u32 = 10;
 
 /// Chance that can be repeated: the same seed rolls the same numbers.
 #[derive(Clone, Debug)]

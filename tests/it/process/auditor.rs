@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::house::{Answer, Client, Device, Dice, cursor_of, ladder, phone, read_log, text, walk};
+use crate::house::{
+    Answer, Client, Device, Dice, Pauses, cursor_of, ladder, phone, read_log, text, walk,
+};
 
 /// Without any progress for this long a run has stalled.
 const STALL_MAX: Duration = Duration::from_secs(60);
@@ -370,6 +372,7 @@ impl Sender {
         let device = self.devices[self.dice.below(self.devices.len())].clone();
         let key = format!("{}-{round}", self.name);
         let body = self.body(&key);
+        let mut pauses = Pauses::default();
         loop {
             let call = device
                 .client
@@ -385,7 +388,7 @@ impl Sender {
                 }
                 self.auditor.turned_away(&self.name, &answer);
             }
-            sleep(Duration::from_millis(5)).await;
+            pauses.next().await;
         }
     }
 
@@ -402,7 +405,7 @@ impl Sender {
             messages.push(body);
         }
         let body = json!({"messages": messages});
-        let mut was_refused = false;
+        let (mut was_refused, mut pauses) = (false, Pauses::default());
         loop {
             let call = device
                 .client
@@ -426,7 +429,7 @@ impl Sender {
                 self.auditor.turned_away(&self.name, &answer);
                 was_refused = true;
             }
-            sleep(Duration::from_millis(5)).await;
+            pauses.next().await;
         }
     }
 
@@ -475,16 +478,15 @@ impl Passerby {
             let begun = Instant::now();
             let answer = call.json(&body).attempt().await;
             auditor.attempted(begun, &answer);
-            let Ok(answer) = answer else {
-                continue;
-            };
-            if answer.status == 202 {
-                auditor.acknowledge(&key, &answer.body);
-                continue;
-            }
-            auditor.turned_away(&name, &answer);
-            if answer.status == 503 {
-                auditor.dropped.lock().unwrap().insert(key);
+            if let Ok(answer) = answer {
+                if answer.status == 202 {
+                    auditor.acknowledge(&key, &answer.body);
+                } else {
+                    auditor.turned_away(&name, &answer);
+                }
+                if answer.status == 503 {
+                    auditor.dropped.lock().unwrap().insert(key);
+                }
             }
             sleep(Duration::from_millis(50)).await;
         }

@@ -14,11 +14,11 @@ use tokio::time::{Duration, timeout};
 use crate::house::{Base, Client, Operator, Store, phone};
 
 /// How long the binary may take to say that it listens: making tables is slow.
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_secs(300);
 /// Twice the time that a graceful end may take.
 const END_MAX: Duration = Duration::from_secs(30);
 /// How long a command may take that does its work and ends; the same goes for it.
-const COMMAND_MAX: Duration = Duration::from_secs(120);
+const COMMAND_MAX: Duration = Duration::from_secs(300);
 
 /// A running gateway in a process of its own.
 #[derive(Debug)]
@@ -35,11 +35,10 @@ pub(crate) struct Binary {
     _listener: JoinSet<()>,
 }
 
-/// `buho` with arguments. Who comes after one that was killed waits for the end of its lease: it is short.
+/// `buho` with arguments.
 pub(crate) fn buho(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_buho"));
     command.args(arguments).stdin(Stdio::null());
-    command.env("BUHO_CQL__LEASE_MS", "5000");
     command
 }
 

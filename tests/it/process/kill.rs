@@ -12,7 +12,7 @@ use tokio::time::{Duration, sleep, timeout};
 use super::auditor::{Auditor, Sender};
 use super::binary::Binary;
 use crate::house::{
-    Case, Client, Device, Dice, PATIENCE, Store, cases, option, say, seed, until, walk,
+    Case, Client, Device, Dice, PATIENCE, Pauses, Store, cases, option, say, seed, until, walk,
 };
 
 const SENDERS: usize = 8;
@@ -137,8 +137,9 @@ async fn make_keys(client: &Client, index: usize, told: &AtomicUsize) -> Vec<Str
         };
         // A call may meet one kill after the other, with a whole start in between.
         let tried = async {
+            let mut pauses = Pauses::default();
             while !is_made().await {
-                sleep(Duration::from_millis(15)).await;
+                pauses.next().await;
             }
         };
         timeout(PATIENCE * 10, tried)

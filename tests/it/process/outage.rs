@@ -14,8 +14,8 @@ use super::auditor::{Auditor, Passerby, Sender};
 use super::binary::Binary;
 use super::kill::until_settled;
 use crate::house::{
-    Case, Client, Cluster, Device, Dice, Proxy, cases, cql_settings, cursor_of, insist, phone,
-    read_log, say, seed, text, until, walk,
+    Case, Client, Cluster, Device, Dice, Lease, Proxy, cases, cql_settings, cursor_of, insist,
+    phone, read_log, say, seed, text, until, walk,
 };
 
 const SENDERS: usize = 16;
@@ -349,7 +349,9 @@ async fn slow_answers_are_waited_for_and_too_slow_ones_are_not() {
     let server: SocketAddr = cluster.contact_points()[0].parse().unwrap();
     let proxy = Proxy::open((server.ip(), 0).into(), server).await;
     let points = [proxy.address().to_string()];
-    let scene = Scene::open("slow", |data| cql_settings(data, &points, 1)).await;
+    // The renewals of a short lease may take no longer than this delay.
+    let settings = |data: &Path| cql_settings(data, &points, 1, Lease::Long);
+    let scene = Scene::open("slow", settings).await;
     proxy.delay(Duration::from_millis(200));
     scene.hardly_notices("200 ms each way", async {}).await;
     proxy.delay(Duration::from_secs(5));
@@ -366,7 +368,8 @@ async fn what_was_written_without_a_word_is_of_unknown_outcome_and_there_once() 
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
     let points = [proxy.address().to_string()];
-    let mut gateway = Binary::serve_on(&data, &cql_settings(&data, &points, 1)).await;
+    let settings = cql_settings(&data, &points, 1, Lease::Long);
+    let mut gateway = Binary::serve_on(&data, &settings).await;
     let client = gateway.tenant().await;
     let device = client.device("one").await;
     let body = |key: &str| json!({"to": phone(0), "content": text(key), "metadata": {"key": key}});
@@ -376,6 +379,9 @@ async fn what_was_written_without_a_word_is_of_unknown_outcome_and_there_once() 
     let is_sent = async || once("before").await.status == 202;
     until("a message is sent", is_sent).await;
     until_settled(&client, std::slice::from_ref(&device)).await;
+    let nobody = client.anonymous();
+    let is_ready = async || nobody.get("/health/ready").await.status == 200;
+    until("it is ready", is_ready).await;
     proxy.withhold_answers();
     let begun = Instant::now();
     send("within").await.problem(504, "outcome_unknown");
@@ -415,12 +421,16 @@ async fn a_receipt_that_is_told_again_and_then_refused_is_not_lost() {
     let proxy = Proxy::open((server.ip(), 0).into(), server).await;
     let folder = tempdir().unwrap();
     let data = folder.path().join("data");
-    let settings = cql_settings(&data, &[proxy.address().to_string()], 1) + IMPATIENT;
+    let settings = cql_settings(&data, &[proxy.address().to_string()], 1, Lease::Long);
     let mut gateway = Binary::serve_on(&data, &settings).await;
     let client = gateway.tenant().await;
     let device = client.device("one").await;
     let slow = json!({"auto_receipts": {"deliver_ms": RECEIPT_MS, "read_ms": null}});
     device.phone_behaves("*", slow).await;
+    assert!(gateway.terminate().await.success());
+    let mut gateway = Binary::serve_on(&data, &(settings + IMPATIENT)).await;
+    gateway.lead(&client);
+    device.until_state("connected").await;
     // On a busy machine a receipt may be there before anybody has looked.
     let id = loop {
         let late = json!({"to": phone(0), "content": text("its receipt comes late")});

@@ -12,11 +12,13 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 use super::auditor::{Auditor, Sender};
 use super::binary::Binary;
 use super::kill::until_settled;
-use crate::house::{Case, Client, Dice, Heard, Sse, cases, cursor_of, read_log, say, seed};
+use crate::house::{Case, Client, Dice, Heard, Pauses, Sse, cases, cursor_of, read_log, say, seed};
 
 const KILLS: usize = 10;
 const RESUMES: usize = 200;
 const SENDERS: usize = 4;
+/// So often the time until a cut doubles while cuts leave nothing.
+const FRUITLESS_MAX: u32 = 6;
 /// Without a resume for this long a run has stalled.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -41,16 +43,21 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self) -> Vec<Value> {
+        let (mut fruitless, mut pauses) = (0, Pauses::default());
         while self.entries.len() < *self.goal.borrow() {
             let before = self.entries.len();
-            let patience = u64::try_from(20 + self.dice.below(200)).unwrap();
+            // Longer after one that got nothing: a machine may need more than this to connect.
+            let patience = u64::try_from(20 + self.dice.below(200)).unwrap() << fruitless;
             // Dropped in the middle of whatever it does: that is the cut.
             let cut = timeout(Duration::from_millis(patience), self.connection()).await;
             if before < self.entries.len() {
                 self.resumes.fetch_add(1, Ordering::Relaxed);
+                (fruitless, pauses) = (0, Pauses::default());
+            } else {
+                fruitless = FRUITLESS_MAX.min(fruitless + 1);
             }
             if cut.is_ok() {
-                sleep(Duration::from_millis(5)).await;
+                pauses.next().await;
             }
         }
         self.entries
@@ -126,7 +133,8 @@ async fn readers_of_every_kind_miss_nothing_over_kills_and_cuts() {
             dice: Dice::new(dice.bits()),
             batch_max: 4,
             bytes_max: 200,
-            pause: Duration::ZERO,
+            // All that they send is read three times and more.
+            pause: Duration::from_millis(20),
         };
         senders.spawn(sender.run());
     }
