@@ -52,8 +52,8 @@ impl Cql {
         Duration::from_millis(self.request_time_max_ms)
     }
 
-    /// How long a server may be silent, and calls may fail, before it counts as away: a call, and not so little that a
-    /// second server could not be asked meanwhile.
+    /// How long calls may fail before the servers count as away, and how often a connection is asked for a sign of life: as
+    /// long as a call, and not so short that no second server could be asked meanwhile.
     #[must_use]
     pub fn silence_max(&self) -> Duration {
         self.request_time_max().max(Duration::from_secs(2))

@@ -46,6 +46,8 @@ use crate::problem::{ApiError, Code};
 const READS_MAX: usize = 4;
 /// How many keys can be changed at once. Two that share a place wait for each other.
 const KEY_TURNS: usize = 64;
+/// The longest that a write may take: a command of the operator makes two, and has thirty seconds.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(13);
 
 /// Proves credentials, makes them and ends them.
 pub(crate) struct Credentials {
@@ -108,7 +110,7 @@ impl Credentials {
             revoked_tokens,
             uses: Uses::default(),
             defaults: config.limits.into(),
-            write_time_max: config.chats.command_time_max(),
+            write_time_max: config.chats.command_time_max().min(WRITE_TIME_MAX),
         };
         match credentials.ensure_signing_key().await {
             Ok(())

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant};
 
 use crate::house::{Answer, Case, Device, House, cases, phone, text, until, walk};
 
@@ -325,12 +326,14 @@ async fn twins_make_one_device_though_its_number_is_taken_by_it() {
     let house = House::open().await;
     let wish = json!({"name": "one", "number": phone(7)});
     let twin = async || loop {
+        let begun = Instant::now();
         let call = house.call("POST", "/v1/devices").once("twins");
         let answer = call.json(&wish).send().await;
-        // Each waits for those before it, but not for ever.
         if answer.body["code"] != "idempotency_in_progress" {
             break answer;
         }
+        // Each waits for those before it for five seconds.
+        assert!(Duration::from_secs(4) < begun.elapsed(), "{answer:?}");
     };
     let answers = join_all((0..20).map(|_| twin())).await;
     let first = answers[0].body.clone();

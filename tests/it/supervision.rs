@@ -276,6 +276,12 @@ async fn a_panic_in_a_log_hurts_nobody() {
     house.close().await;
 }
 
+/// Five restarts within ten seconds, and one too many; on a machine that is slow they may be spread wider, and more.
+fn are_enough(restarts: Option<u64>, begun: Instant) -> bool {
+    let is_quick = begun.elapsed() < Duration::from_secs(10);
+    restarts.is_some_and(|it| it == 6 || 6 < it && !is_quick)
+}
+
 async fn a_chat_that_always_panics_rests_while_others_go_on() {
     let house = House::open().await;
     let device = house.device("one").await;
@@ -294,9 +300,7 @@ async fn a_chat_that_always_panics_rests_while_others_go_on() {
     })
     .await;
     let restarts = chat_restarts(&house, &device).await;
-    // Five within ten seconds, and one too many; a slow machine may need more.
-    let is_quick = begun.elapsed() < Duration::from_secs(10);
-    let rests = matches!(restarts[..], [it] if it == 6 || 6 < it && !is_quick);
+    let rests = restarts.len() == 1 && are_enough(restarts.first().copied(), begun);
     assert!(rests, "{restarts:?}");
     for _ in 0..10 {
         let answer = device.post("/messages", body.clone()).await;
@@ -322,6 +326,7 @@ async fn what_always_panics_at_its_start_rests_while_others_go_on() {
         ("device", device.id.as_str()),
         ("tenant", broken.tenant_id()),
     ];
+    let begun = Instant::now();
     for (kind, id) in kinds {
         panic_in(format!("{kind} {id}"), Moment::Start, ALWAYS);
         panic_in(format!("{kind} {id}"), Moment::Message, 1);
@@ -337,7 +342,7 @@ async fn what_always_panics_at_its_start_rests_while_others_go_on() {
     for (kind, id) in kinds {
         until(&format!("the {kind} rests"), async || {
             let vitals = seen(&house, kind, id).await["vitals"].clone();
-            vitals["resting_until"].is_string() && Some(6) <= vitals["restarts"].as_u64()
+            vitals["resting_until"].is_string() && are_enough(vitals["restarts"].as_u64(), begun)
         })
         .await;
     }

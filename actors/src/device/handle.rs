@@ -105,13 +105,13 @@ impl DeviceHandle {
                 drop(changes.changed().await);
             }
         };
-        let started = tokio::time::timeout(self.answer_max(), started).await;
+        let started = tokio::time::timeout(self.patience(), started).await;
         started.map_err(|_late| CommandError::Unavailable)
     }
 
-    /// How long a caller waits.
-    fn answer_max(&self) -> Duration {
-        self.shared.base().limits.device.answer_max
+    /// How long a caller waits for what stands beside his command: a start before it, the network's ear behind it.
+    fn patience(&self) -> Duration {
+        self.shared.base().limits.device.answer_max / 2
     }
 
     pub(super) fn home(&self) -> ChatHome {
@@ -330,7 +330,7 @@ impl DeviceHandle {
         let read = row.unread.saturating_sub(unread_after);
         // What may be lost when the network is not reached, or is slow.
         let told = self.tell_read(row.jid, up_to, from, read);
-        drop(tokio::time::timeout(self.answer_max(), told).await);
+        drop(tokio::time::timeout(self.patience(), told).await);
         Ok(marked)
     }
 

@@ -78,8 +78,8 @@ pub(super) async fn connect(cql: &Cql) -> Result<Session, OpenError> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&cql.contact_points)
         .connection_timeout(CONNECT_MAX)
-        // One that stands still or is cut off keeps its connections, and is sent its share of the calls until they are
-        // dropped.
+        // A server that stands still or is cut off keeps its connections, and is sent its share of the calls until they
+        // are dropped.
         .keepalive_interval(cql.silence_max())
         .keepalive_timeout(cql.silence_max())
         .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))

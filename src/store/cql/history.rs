@@ -29,9 +29,10 @@ const FILTERED_READ: usize = 500;
 const SIDE_BY_SIDE: usize = 16;
 /// How long a filtered page goes on looking; then it says where to go on.
 const LOOKING_MAX: Duration = Duration::from_secs(3);
-/// For how many calls of the servers one call of ours may read, all its reads together; servers that take longer count as
-/// away.
+/// How long a call may read, all its reads together: so many times as long as one of them, and this at least. Servers that
+/// take longer count as away.
 const READING_CALLS: u32 = 5;
+const READING_MIN: Duration = Duration::from_secs(10);
 /// Less than every id.
 const BEFORE_ALL: [u8; 1] = [0];
 
@@ -170,7 +171,8 @@ impl CqlStore {
         read: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         let call_max = self.shared.db.request_time_max();
-        let found = timeout(call_max * READING_CALLS, read).await;
+        let reading_max = READING_MIN.max(call_max * READING_CALLS);
+        let found = timeout(reading_max, read).await;
         let found = found.map_err(|_late| StoreError::Away)??;
         if let Some(slot) = self.existing(tenant) {
             drop(timeout(call_max, slot.caught_up()).await);

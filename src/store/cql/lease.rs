@@ -139,6 +139,7 @@ impl Lease {
         let now = now(session, &statements.now).await.map_err(failed)?;
         let began = (now, Instant::now());
         let (mut renewed, mut renewals) = (None, 0);
+        // A renewal may still have been under way when the owner ended.
         let give_up = Instant::now() + length * 2 + TTL_SLACK + cql.request_time_max();
         loop {
             let owner = owner(session, &statements.select, cluster).await;

@@ -160,7 +160,8 @@ pub(crate) async fn insist<F: Future<Output = Answer>>(call: impl Fn() -> F) -> 
     let (begun, mut pauses) = (Instant::now(), Pauses::default());
     loop {
         let answer = call().await;
-        if answer.status != 503 || !Store::is_on_servers() || PATIENCE < begun.elapsed() {
+        let is_away = answer.body["code"] == "unavailable" && Store::is_on_servers();
+        if !is_away || PATIENCE < begun.elapsed() {
             return answer;
         }
         pauses.next().await;

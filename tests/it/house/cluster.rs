@@ -17,7 +17,7 @@ use super::{Lease, cql_settings, option};
 /// another that waits for it.
 static NODES: Semaphore = Semaphore::const_new(3);
 
-/// Single nodes of the usual settings that cases have left in good order: a start takes longer than many a case.
+/// Single nodes of the usual settings that cases have left whole: a start takes longer than many a case.
 static SPARE: Mutex<Vec<Servers>> = Mutex::new(Vec::new());
 
 /// Nodes that run, until this is dropped.
@@ -66,27 +66,27 @@ impl Cluster {
         let places = places.await.unwrap();
         let is_usual = nodes == 1 && settings.is_empty();
         let spare = is_usual.then(|| spare().pop()).flatten();
-        let is_running = spare.is_some();
-        if 1 < nodes {
-            // They need the room.
+        if !is_usual {
+            // Beside these they would be too many.
             spawn_blocking(Self::stop_spare).await.unwrap();
         }
         let cluster = Self {
             nodes,
             servers: spare.or_else(|| Some(Servers::new(settings))),
             is_usual,
-            is_whole: AtomicBool::new(is_running),
+            is_whole: AtomicBool::new(false),
             _places: places,
         };
-        if !is_running {
-            cluster.say("start", nodes).await;
-        }
+        // Those that run already are only asked whether they do.
+        cluster.say("start", nodes).await;
         cluster
     }
 
     /// Ends the nodes that nobody has taken over.
     pub(crate) fn stop_spare() {
-        drop(take(&mut *spare()));
+        let spare = take(&mut *spare());
+        // Not while others wait for the list.
+        drop(spare);
     }
 
     fn servers(&self) -> &Servers {

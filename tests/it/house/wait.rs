@@ -24,7 +24,7 @@ pub(crate) async fn until_some<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-/// Pauses between tries, from a few milliseconds to some hundred: who tries without a pause takes from others what they
+/// Pauses between tries, from 5 ms to 160: who tries without a pause takes from others what they
 /// would need to be done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pauses(u32);
@@ -37,8 +37,9 @@ impl Pauses {
     }
 }
 
-/// The shortest pause, and how often it grows: every second time it doubles.
+/// The shortest pause.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// How often it grows: every second time it doubles.
 const LONGER_MAX: u32 = 10;
 
 /// Chance that can be repeated: the same seed rolls the same numbers.

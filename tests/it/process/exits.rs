@@ -61,8 +61,9 @@ async fn one_that_is_overtaken_while_it_stands_still_is_1() {
     let folder = tempdir().unwrap();
     let (data, other) = (folder.path().join("data"), folder.path().join("other"));
     // Of two folders, but on one cluster.
-    // While it stands still nobody is late to be heard.
-    let settings = Store::current().settings(&data) + "streams.heartbeat_ms = 600_000\n";
+    // Nobody is late to be heard while it stands still.
+    let patient = "streams.heartbeat_ms = 600_000\n";
+    let settings = Store::current().settings(&data) + patient;
     let mut first = Binary::serve_on(&data, &settings).await;
     let client = first.tenant().await;
     let device = client.device("one").await;

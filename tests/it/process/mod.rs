@@ -29,7 +29,7 @@ pub(crate) const CASES: &[&[Case]] = &[
     full_disk::CASES,
     kill::CASES,
     measures::CASES,
-    // Before the next: one of its cases needs all the nodes that there may be.
+    // Before `outage`, one of whose cases needs all the nodes that there may be.
     secured::CASES,
     outage::CASES,
     powercut::CASES,

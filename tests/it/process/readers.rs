@@ -53,7 +53,7 @@ impl Reader {
             if before < self.entries.len() {
                 self.resumes.fetch_add(1, Ordering::Relaxed);
                 (fruitless, pauses) = (0, Pauses::default());
-            } else {
+            } else if cut.is_err() {
                 fruitless = FRUITLESS_MAX.min(fruitless + 1);
             }
             if cut.is_ok() {

@@ -136,7 +136,7 @@ async fn an_ack_beyond_what_was_sent_is_4400_and_one_that_goes_back_is_ignored()
 }
 
 async fn an_open_window_holds_no_more_than_it_may_and_then_is_closed() {
-    // It says nothing for so long that it would be cut off for that.
+    // The reader is silent for so long that it would be cut off for that.
     let house = House::open_with("streams.heartbeat_ms = 600_000").await;
     let device = house.device("one").await;
     for batch in 0..3 {
