@@ -16,6 +16,9 @@ pub enum Moment {
     Message,
 }
 
+/// What a panic of these says.
+pub const WANTED: &str = "wanted by a test";
+
 /// How often each actor is still to panic.
 static ARMED: Mutex<BTreeMap<(Moment, String), u32>> = Mutex::new(BTreeMap::new());
 /// So that where no bug is wanted, nothing is looked up.
@@ -55,5 +58,5 @@ fn failpoint(moment: Moment, actor: &'static str, name: &dyn Display) {
     }
     ARMED_LEN.store(armed.len(), Ordering::Release);
     drop(armed);
-    panic!("wanted by a test");
+    panic!("{WANTED}");
 }

@@ -41,7 +41,7 @@ use std::time::Instant;
 use gateway::testing::{self, Inside};
 use libtest_mimic::{Arguments, run};
 
-use house::{Case, Cluster, Store, say};
+use house::{Case, Cluster, Store, hush_wanted_panics, say};
 
 /// The suites: a case that stands in none of them is dead code, which clippy refuses.
 const SUITES: &[&[&[Case]]] = &[
@@ -82,6 +82,7 @@ fn inside(store: Store) -> impl Iterator<Item = Case> {
 }
 
 fn main() -> ExitCode {
+    hush_wanted_panics();
     let mut arguments = Arguments::from_args();
     // Most of the time a case waits: for a disk, a server, or the clock.
     let cores = thread::available_parallelism().map_or(1, usize::from);

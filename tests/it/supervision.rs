@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
 use crate::house::{
-    Answer, Case, Client, Device, House, Moment, cases, panic_in, person, phone, read_log, text,
-    until, until_some,
+    Answer, Case, Client, Device, House, Moment, WANTED, cases, panic_in, person, phone, read_log,
+    text, until, until_some,
 };
 
 /// More often than any test can bear.
@@ -121,7 +121,7 @@ async fn chat_restarts(house: &House, device: &Device) -> Vec<u64> {
 
 fn is_restarted(vitals: &Value) -> bool {
     let told = vitals["last_failure"].as_str().unwrap_or_default();
-    vitals["restarts"] == 1 && told.contains("wanted by a test")
+    vitals["restarts"] == 1 && told.contains(WANTED)
 }
 
 async fn a_panic_in_a_chat_hurts_no_other() {
@@ -153,12 +153,7 @@ async fn a_panic_in_a_chat_hurts_no_other() {
         .await;
     assert_eq!(chat_restarts(&house, &device).await, [1]);
     let told = seen(&house, "device", &device.id).await["vitals"].clone();
-    assert!(
-        told["last_failure"]
-            .to_string()
-            .contains("wanted by a test"),
-        "{told}"
-    );
+    assert!(told["last_failure"].to_string().contains(WANTED), "{told}");
     assert_eq!(
         (&told["restarts"], &told["children_failed"]),
         (&json!(0), &json!(1))

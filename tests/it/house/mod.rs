@@ -20,7 +20,7 @@ mod store;
 mod wait;
 
 pub(crate) use answer::Answer;
-pub(crate) use bugs::{Moment, panic_in};
+pub(crate) use bugs::{Moment, WANTED, hush_wanted_panics, panic_in};
 pub(crate) use case::{Case, cases};
 pub(crate) use client::{Base, Client, insist};
 pub(crate) use cluster::Cluster;
