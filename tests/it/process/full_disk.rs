@@ -21,7 +21,8 @@ const DISK: &str = "size=192m";
 /// What is left of it when the gateway is to run into its end.
 const REST: u64 = 256 << 10;
 const BLOCK: usize = 64 << 10;
-const ROUNDS: usize = 3;
+/// How often the gateway meets the disk's end.
+const MET: u64 = 3;
 const SENDERS: usize = 8;
 /// Acknowledgements that show that all is well.
 const WELL: usize = 300;
@@ -145,7 +146,11 @@ async fn a_full_disk_is_told_and_lived_through_without_a_restart() {
     let mut gateway = Binary::serve_on(&data, &settings).await;
     let client = gateway.tenant().await;
     let crowd = Crowd::gather(&client, "full_disk").await;
-    for round in 1..=ROUNDS {
+    // A look at the disk at the very moment at which nothing is left stops writes before one fails: such a round is one more.
+    let mut rounds = 0;
+    while opened_again(&client).await < MET {
+        rounds += 1;
+        assert!(rounds < 4 * MET, "the gateway sees it coming");
         let told = crowd.auditor.full();
         disk.fill();
         until("every sender hears that there is no room", async || {
@@ -161,8 +166,6 @@ async fn a_full_disk_is_told_and_lived_through_without_a_restart() {
         .await;
         disk.empty();
         crowd.goes_on().await;
-        let times = opened_again(&client).await;
-        assert!(round <= usize::try_from(times).unwrap(), "{times}");
     }
     let (auditor, devices) = crowd.disperse(&client).await;
     auditor.audit(&client, &devices).await;
