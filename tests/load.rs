@@ -8,7 +8,6 @@
 )]
 
 use std::process::ExitCode;
-use std::thread;
 
 use futures_util::future::LocalBoxFuture;
 use gateway::testing::server;
@@ -61,10 +60,7 @@ impl Store {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // Most of the time a smoke waits for its next moment.
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    arguments.test_threads.get_or_insert(3 * cores);
+    let arguments = Arguments::from_args();
     let embedded = SCENARIOS.iter().chain([&IMAGE]);
     let embedded = embedded.map(|it| trial("embedded", Store::Embedded, *it));
     let cql = SCENARIOS.iter().map(|it| trial("cql", Store::Cql, *it));
