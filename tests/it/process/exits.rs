@@ -96,6 +96,7 @@ async fn a_store_in_use_is_3_and_the_first_goes_on() {
     let (code, stderr) = serve(&data).await;
     assert_eq!(code, Some(3), "{stderr}");
     assert!(!stderr.trim().is_empty());
+    client.read("/v1/me").await;
     client.fresh_device("still mine").await;
     first.operator().tenant("still here", client.base()).await;
     first.kill().await;
