@@ -46,7 +46,7 @@ use crate::problem::{ApiError, Code};
 const READS_MAX: usize = 4;
 /// How many keys can be changed at once. Two that share a place wait for each other.
 const KEY_TURNS: usize = 64;
-/// The longest that a write may take: a command of the operator makes two, and has thirty seconds.
+/// A write takes no longer than this, however long callers wait: a command of the operator makes two in thirty seconds.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(13);
 
 /// Proves credentials, makes them and ends them.

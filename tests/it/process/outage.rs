@@ -349,7 +349,7 @@ async fn slow_answers_are_waited_for_and_too_slow_ones_are_not() {
     let server: SocketAddr = cluster.contact_points()[0].parse().unwrap();
     let proxy = Proxy::open((server.ip(), 0).into(), server).await;
     let points = [proxy.address().to_string()];
-    // The renewals of a short lease may take no longer than this delay.
+    // Renewals of a short lease may take a second, and this delay is most of it.
     let settings = |data: &Path| cql_settings(data, &points, 1, Lease::Long);
     let scene = Scene::open("slow", settings).await;
     proxy.delay(Duration::from_millis(200));
